@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The contract with Python: every key, value, flag and reason that crosses the
+ * user/kernel boundary, defined once, here. Python reads the struct layouts from
+ * the object's BTF; the names Python code uses for enum values stand in
+ * src/vipbee/abi.py and a test compares the two.
+ *
+ * Change anything here that alters the size or meaning of a pinned map and
+ * LAYOUT_VERSION in abi.py must change with it (see ARCHITECTURE.md, Upgrade).
+ *
+ * This file must not include anything but <linux/types.h>.
+ */
+#ifndef VIPBEE_ABI_H
+#define VIPBEE_ABI_H
+
+#include <linux/types.h>
+
+/* Network order. IPv4 is v4-mapped (::ffff:a.b.c.d), so one table serves both. */
+struct address {
+	__be32 word[4];
+};
+
+/* ---- frontends: what a client dials -------------------------------------- */
+
+/*
+ * address is the unspecified address of its family (:: or ::ffff:0.0.0.0) for a
+ * NodePort, which is served on every address that `addresses` marks as a node's.
+ */
+struct frontend_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+};
+
+/* A contiguous run of `slots`: one slot per backend a new connection may get. */
+struct slot_range {
+	__u32 first;
+	__u32 count;
+};
+
+enum frontend_kind {
+	FRONTEND_CLUSTER_IP = 1,
+	FRONTEND_NODE_PORT = 2,
+	FRONTEND_EXTERNAL_IP = 3,
+	FRONTEND_LOAD_BALANCER = 4,
+};
+
+enum frontend_flag {
+	/* traffic policy Local applies to this frontend: iTP for a ClusterIP, eTP otherwise */
+	FRONTEND_POLICY_LOCAL = 1,
+};
+
+/*
+ * Verdict of an empty range (R35, R44): cluster.count == 0 means nobody serves, so
+ * refuse; local.count == 0 with cluster.count > 0 means others serve, so drop.
+ */
+struct frontend {
+	__u32 service_id;
+	__u32 affinity_timeout_s; /* 0: no session affinity */
+	struct slot_range cluster;
+	struct slot_range local;
+	__u16 flags; /* enum frontend_flag */
+	__u8 kind; /* enum frontend_kind */
+	__u8 pad;
+};
+
+/* What we know about an address, apart from its exact frontends. */
+enum address_flag {
+	/* a ClusterIP: a port no Service defines is refused (R37) */
+	ADDRESS_CLUSTER_IP = 1,
+	/* a node's address: NodePorts are served here (R89, R90) */
+	ADDRESS_NODE = 2,
+	/* only for programs in the node's own network namespace (loopback, R91) */
+	ADDRESS_HOST_ONLY = 4,
+	/* an external or load balancer IP: other ports pass untouched (R40) */
+	ADDRESS_EXTERNAL = 8,
+	/* ADDRESS_NODE of this very node: a bind may claim a NodePort here (R93) */
+	ADDRESS_OWN = 16,
+};
+
+/* ---- backends: who answers ------------------------------------------------ */
+
+enum backend_flag {
+	BACKEND_SERVING = 1, /* existing UDP flows may stay (R110) */
+	BACKEND_IN_CLUSTER = 2, /* member of the Cluster set: affinity may return to it (R64) */
+	BACKEND_IN_LOCAL = 4, /* member of the Local set */
+	BACKEND_ON_NODE = 8, /* endpoint.nodeName is this node (R24) */
+	BACKEND_TERMINATING = 16,
+	BACKEND_READY = 32,
+};
+
+/*
+ * A backend belongs to one Service port. So a flow, an affinity entry or a slot is
+ * valid exactly if service_id and generation still match: a reader that raced with
+ * a table change, or an old flow, notices without any clean-up having run.
+ */
+struct backend {
+	struct address address;
+	__be16 port;
+	__u8 flags; /* enum backend_flag; 0: this id is free */
+	__u8 protocol;
+	__u32 service_id;
+	__u32 generation; /* grows each time the id is given up */
+	__u32 pad;
+};
+
+/* ---- counters --------------------------------------------------------------
+ * Touched by the datapath only (atomic adds, no locks); zeroed by the agent before
+ * an id is given out. Active = opened - closed.
+ */
+struct service_counters {
+	__u64 opened;
+	__u64 closed;
+	__u64 refused; /* no endpoint anywhere (R35) */
+	__u64 unreachable; /* Local policy, endpoints elsewhere only (R44) */
+	__u64 affinity_hits;
+	__u64 pad[3]; /* one cache line */
+};
+
+struct backend_counters {
+	__u64 opened;
+	__u64 closed;
+};
+
+/* Why the datapath did something other than translate or pass; per CPU. */
+enum reason {
+	REASON_NO_ENDPOINT = 1, /* refused: Service port without usable endpoint (R35) */
+	REASON_UNKNOWN_PORT = 2, /* refused: ClusterIP, port no Service defines (R37) */
+	REASON_NO_LOCAL_ENDPOINT = 3, /* unreachable: Local policy (R44) */
+	REASON_TABLE_RACE = 4, /* refused: tables kept changing under one lookup */
+	REASON_BIND_PROTECTED = 5, /* bind to a NodePort refused (R93) */
+	REASON_FLOW_NOT_STORED = 6, /* translated, but the reverse entry could not be kept */
+	REASON_MAX = 7,
+};
+
+/* ---- what a socket remembers ----------------------------------------------- */
+
+enum socket_flow_flag {
+	FLOW_CONNECTED = 1, /* made by connect(2), not by sendmsg(2) */
+};
+
+/* Socket storage: lives and dies with the socket. The last VIP it talked to. */
+struct socket_flow {
+	struct address frontend_address;
+	struct address backend_address;
+	__be16 frontend_port;
+	__be16 backend_port;
+	__u32 service_id; /* 0: no flow */
+	__u32 backend_id;
+	__u32 generation;
+	__u8 protocol;
+	__u8 flags; /* enum socket_flow_flag */
+	__u8 pad[2];
+};
+
+enum udp_flow_direction {
+	UDP_FLOW_FORWARD = 1, /* key: frontend, value: the backend it was given */
+	UDP_FLOW_REVERSE = 2, /* key: backend, value: the frontend to show */
+};
+
+/* Further VIPs of an unconnected UDP socket that talks to several. */
+struct udp_flow_key {
+	__u64 cookie; /* socket cookie */
+	struct address address;
+	__be16 port;
+	__u8 direction; /* enum udp_flow_direction */
+	__u8 pad[5];
+};
+
+struct udp_flow {
+	struct address address;
+	__be16 port;
+	__u8 pad[2];
+	__u32 service_id;
+	__u32 backend_id;
+	__u32 generation;
+};
+
+/* ---- session affinity -------------------------------------------------------- */
+
+enum affinity_client {
+	AFFINITY_NETNS = 1, /* client: network namespace cookie in word[0..1], word[2..3] zero */
+	AFFINITY_ADDRESS = 2, /* client: source address */
+};
+
+struct affinity_key {
+	struct address client;
+	__u32 service_id;
+	__u8 client_kind; /* enum affinity_client */
+	__u8 pad[3];
+};
+
+struct affinity {
+	__u64 last_used_ns; /* CLOCK_MONOTONIC; sliding (R63) */
+	__u32 backend_id;
+	__u32 generation;
+};
+
+/* ---- for people: never read by the datapath ------------------------------------ */
+
+struct service_info {
+	char namespace_[64];
+	char name[64];
+	char port_name[64];
+	char service_type[16]; /* ClusterIP, NodePort, LoadBalancer */
+	__be16 port; /* the Service port's number */
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+	__u32 endpoints; /* usable or not, as in the EndpointSlices */
+};
+
+enum report_severity {
+	REPORT_WARNING = 1, /* served, but not entirely as written */
+	REPORT_ERROR = 2, /* not served */
+};
+
+/* One problem an operator must know of; rewritten whenever the set changes. */
+struct report {
+	char object[192]; /* "Service default/web" or a file name */
+	char message[316];
+	__u32 severity; /* enum report_severity */
+};
+
+/* The agent's card: one entry, index 0. */
+struct agent_info {
+	char node_name[256];
+	char version[32];
+	char source[256]; /* where Services come from */
+	__u64 started_unix_ns;
+	__u64 synced_unix_ns; /* last complete programming; 0: never */
+	__u64 audits;
+	__u64 repairs; /* entries an audit put right */
+	__u32 pid;
+	__u32 pad;
+};
+
+/* A UDP socket whose backend is gone, as `iter/bpf_sk_storage_map` prints it. */
+struct stale_socket {
+	struct address local_address;
+	struct address remote_address;
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 netns_inode;
+	__u32 ifindex;
+	__u8 family; /* AF_INET or AF_INET6 */
+	__u8 protocol;
+	__u8 pad[2];
+};
+
+/* ---- configuration, constant once loaded ------------------------------------------ */
+
+struct config {
+	__u64 node_netns_cookie; /* 0: unknown, the initial namespace is taken */
+	__u8 has_set_retval; /* bpf_set_retval(), 5.18 */
+	__u8 has_socket_storage; /* sk_storage in sock_addr hooks */
+	__u8 bind_protection; /* refuse bind(2) to NodePorts (R93) */
+	__u8 pad[5];
+};
+
+#endif

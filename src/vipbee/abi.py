@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names Python uses for what bpf/abi.h defines.
+
+Struct layouts are not repeated here: they are read from the object's BTF into
+`Layouts`. Enum values are repeated, because code wants to name them; tests/unit/
+test_abi.py compares each with BTF. Must not import anything of vipbee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag, StrEnum
+
+import numpy as np
+
+LAYOUT_VERSION = "v1"
+"""Name of the pin directory. Changes with the size or meaning of any pinned map."""
+
+ADDRESS_SIZE = 16
+"""Bytes of an address: network order, IPv4 v4-mapped."""
+
+
+class MapName(StrEnum):
+    """Every pinned map. The value is its name in bpf/maps.h and in the pin directory."""
+
+    FRONTENDS = "frontends"
+    ADDRESSES = "addresses"
+    SLOTS = "slots"
+    BACKENDS = "backends"
+    SERVICE_COUNTERS = "service_counters"
+    BACKEND_COUNTERS = "backend_counters"
+    REASONS = "reasons"
+    SOCKET_FLOWS = "socket_flows"
+    SOCKET_FLOWS_LRU = "socket_flows_lru"
+    UDP_FLOWS = "udp_flows"
+    AFFINITY = "affinity"
+    SERVICES = "services"
+    REPORTS = "reports"
+    AGENT = "agent"
+
+
+class FrontendKind(IntEnum):
+    CLUSTER_IP = 1
+    NODE_PORT = 2
+    EXTERNAL_IP = 3
+    LOAD_BALANCER = 4
+
+    @property
+    def label(self) -> str:
+        """The name operators know, as Kubernetes and Cilium spell it."""
+        return {1: "ClusterIP", 2: "NodePort", 3: "ExternalIP", 4: "LoadBalancer"}[self]
+
+
+class FrontendFlag(IntFlag):
+    POLICY_LOCAL = 1
+
+
+class AddressFlag(IntFlag):
+    CLUSTER_IP = 1
+    NODE = 2
+    HOST_ONLY = 4
+    EXTERNAL = 8
+    OWN = 16
+
+
+class BackendFlag(IntFlag):
+    SERVING = 1
+    IN_CLUSTER = 2
+    IN_LOCAL = 4
+    ON_NODE = 8
+    TERMINATING = 16
+    READY = 32
+
+
+class Reason(IntEnum):
+    NO_ENDPOINT = 1
+    UNKNOWN_PORT = 2
+    NO_LOCAL_ENDPOINT = 3
+    TABLE_RACE = 4
+    BIND_PROTECTED = 5
+    FLOW_NOT_STORED = 6
+
+
+class SocketFlowFlag(IntFlag):
+    CONNECTED = 1
+
+
+class UdpFlowDirection(IntEnum):
+    FORWARD = 1
+    REVERSE = 2
+
+
+class AffinityClient(IntEnum):
+    NETNS = 1
+    ADDRESS = 2
+
+
+class ReportSeverity(IntEnum):
+    WARNING = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    """NumPy dtypes of every struct in abi.h, by C name ("frontend_key" → dtype).
+
+    `__be16`/`__be32` members are big-endian, so no caller swaps bytes. No dtype has
+    holes that are not named (pads are fields), so `np.zeros` keys hash alike.
+    """
+
+    structs: Mapping[str, np.dtype]
+
+    def __getitem__(self, name: str) -> np.dtype:
+        return self.structs[name]
