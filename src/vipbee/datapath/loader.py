@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start: adopt what is pinned, or create it; afterwards every hook runs our programs.
+
+    first start   load → pin maps, programs, links in `new-v1/` → rename to `v1/`
+    later starts  reuse the pinned maps → load → replace each link's program that differs
+    killed        whatever was reached is consistent; the next start goes on from there
+
+A program is left alone only if all of this holds: its link runs the pinned program,
+the code has the same tag, and it uses the very maps the new object uses, constants
+included (`.rodata` is reused if its content is the one wanted). Everything else is
+replaced by link update, so at no moment is a hook empty. Must not know what the maps
+contain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vipbee.abi import LAYOUT_VERSION
+from vipbee.datapath import pins, syscall
+from vipbee.datapath.features import SOCKET_PROGRAMS, Features
+from vipbee.datapath.objectfile import RODATA, ObjectFile
+from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.syscall import ATTACH_TYPES
+from vipbee.errors import EnvironmentUnusable, KernelError
+
+Sizes = Mapping[str, int]
+"""max_entries by map name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    bpf_root: Path
+    cgroup_root: Path
+    sizes: Sizes
+    features: Features
+    node_netns_cookie: int
+    bind_protection: bool = False
+    socket_lb: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a start did. Pins hold everything; no fd needs to stay open."""
+
+    directory: PinDirectory
+    adopted: bool  # False: maps are new and empty
+    replaced: tuple[str, ...]  # programs attached anew or exchanged
+    kept_sizes: Mapping[str, tuple[int, int]]  # map: (pinned, configured) where they differ
+
+
+def load(request: LoadRequest) -> Loaded:
+    """Bring the pins and hooks to what `request` says. The caller holds `pins.exclusive`.
+
+    Raises EnvironmentUnusable for an incompatible layout or an unusable cgroup, and
+    KernelError if the kernel refuses the programs: then what ran before still runs.
+    """
+    pins.remove_unfinished(request.bpf_root)
+    if others := pins.other_layouts(request.bpf_root):
+        raise EnvironmentUnusable(
+            f"{request.bpf_root} holds layout {', '.join(others)}, this version needs "
+            f"{LAYOUT_VERSION}",
+            remedy="run the vipbee version that made it, or `vipbee cleanup` "
+            "(Services stop until the agent is ready again)",
+        )
+    existing = pins.open_for_reading(request.bpf_root)
+    with contextlib.ExitStack() as stack:
+        object_file = stack.enter_context(ObjectFile.open())
+        kept_sizes = _prepare(object_file, request, existing)
+        object_file.load()
+        if existing is not None:
+            replaced = _bring_up_to_date(object_file, existing, request)
+            return Loaded(existing, True, tuple(replaced), kept_sizes)
+        with pins.creating(request.bpf_root) as fresh:
+            replaced = _bring_up_to_date(object_file, fresh, request)
+    created = pins.open_for_reading(request.bpf_root)
+    assert created is not None
+    return Loaded(created, False, tuple(replaced), {})
+
+
+def _prepare(
+    object_file: ObjectFile, request: LoadRequest, existing: PinDirectory | None
+) -> dict[str, tuple[int, int]]:
+    """Everything between open and load; returns map sizes that stay as they are pinned."""
+    features = request.features
+    object_file.keep_programs(features.programs)
+    object_file.configure(
+        node_netns_cookie=request.node_netns_cookie,
+        has_set_retval=features.set_retval,
+        has_socket_storage=features.socket_storage,
+        bind_protection=request.bind_protection,
+    )
+    object_file.set_max_entries(request.sizes)
+    kept: dict[str, tuple[int, int]] = {}
+    if existing is None:
+        return kept
+    for name in object_file.map_names:
+        if name == RODATA and not _has_constants(existing, object_file.rodata_bytes()):
+            continue  # other constants: a new map, and all programs are replaced
+        with _closing(existing.get("maps", name)) as fd:
+            if fd is None:
+                continue  # somebody removed the pin: a new one is made
+            info = syscall.map_info(fd)
+            if (info.type, info.key_size, info.value_size) != object_file.map_shape(name):
+                raise EnvironmentUnusable(
+                    f"the pinned map {name} has another layout than this version's",
+                    remedy="run the vipbee version that made it, or `vipbee cleanup` "
+                    "(Services stop until the agent is ready again)",
+                )
+            object_file.reuse_map(name, fd)
+            configured = request.sizes.get(name, info.max_entries)
+            if configured != info.max_entries:
+                kept[name] = (info.max_entries, configured)
+    return kept
+
+
+def _bring_up_to_date(
+    object_file: ObjectFile, directory: PinDirectory, request: LoadRequest
+) -> list[str]:
+    """Pin what is missing, attach or exchange what differs; returns the programs changed.
+
+    The order is for crashes: maps before the programs that use them, links before the
+    pins that say what they run, and the constants last of all.
+    """
+    for name in object_file.map_names:
+        if name != RODATA and name.lstrip(".") not in directory.names("maps"):
+            directory.put("maps", name, object_file.map_fd(name))
+    map_ids = {syscall.map_info(object_file.map_fd(n)).id for n in object_file.map_names}
+    replaced = []
+    with _closing(_open_cgroup(request.cgroup_root)) as cgroup_fd:
+        assert cgroup_fd is not None
+        for name in SOCKET_PROGRAMS:
+            if not request.socket_lb:
+                directory.remove("links", name)
+            elif not _runs_wanted(object_file, directory, name, cgroup_fd, map_ids):
+                _attach(object_file, directory, name, cgroup_fd)
+                directory.put("programs", name, object_file.program_fd(name))
+                replaced.append(name)
+    for name in set(request.features.programs) - set(SOCKET_PROGRAMS):
+        directory.put("programs", name, object_file.program_fd(name))  # run on demand, no link
+    directory.put("maps", RODATA, object_file.map_fd(RODATA))
+    return replaced
+
+
+def _runs_wanted(
+    object_file: ObjectFile,
+    directory: PinDirectory,
+    name: str,
+    cgroup_fd: int,
+    map_ids: set[int],
+) -> bool:
+    with (
+        _closing(directory.get("links", name)) as link_fd,
+        _closing(directory.get("programs", name)) as pinned_fd,
+    ):
+        if link_fd is None or pinned_fd is None:
+            return False
+        link = syscall.link_info(link_fd)
+        pinned = syscall.program_info(pinned_fd)
+        wanted = syscall.program_info(object_file.program_fd(name))
+        return (
+            link.program_id == pinned.id
+            and link.cgroup_id == os.fstat(cgroup_fd).st_ino
+            and pinned.tag == wanted.tag
+            and set(pinned.map_ids) <= map_ids
+        )
+
+
+def _attach(object_file: ObjectFile, directory: PinDirectory, name: str, cgroup_fd: int) -> None:
+    """Run the new program at this hook: through the link that is there, else a new one."""
+    program_fd = object_file.program_fd(name)
+    with _closing(directory.get("links", name)) as link_fd:
+        if link_fd is not None:
+            # 0 once its cgroup is gone: such a link does nothing any more (F48)
+            if syscall.link_info(link_fd).cgroup_id == os.fstat(cgroup_fd).st_ino:
+                syscall.link_update(link_fd, program_fd)
+                return
+    try:
+        created = syscall.link_create_cgroup(program_fd, cgroup_fd, ATTACH_TYPES[name])
+    except OSError as error:
+        raise KernelError(f"{name} cannot be attached", error.errno or 0) from error
+    with _closing(created):
+        directory.put("links", name, created)  # over an old link: that one detaches now
+
+
+def _has_constants(directory: PinDirectory, wanted: bytes) -> bool:
+    with _closing(directory.get("maps", RODATA)) as fd:
+        if fd is None or syscall.map_info(fd).value_size != len(wanted):
+            return False
+        value = np.zeros(len(wanted), dtype=np.uint8)
+        syscall.map_lookup(fd, np.zeros(1, dtype=np.uint32), value)
+        return value.tobytes() == wanted
+
+
+def _open_cgroup(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EnvironmentUnusable(
+            f"the cgroup {path} cannot be opened ({error.strerror})",
+            remedy="name a cgroup v2 directory with --cgroup-root",
+        ) from error
+
+
+@contextlib.contextmanager
+def _closing(fd: int | None) -> Iterator[int | None]:
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)

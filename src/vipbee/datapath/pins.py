@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pin directory: what the kernel keeps for us while no process runs.
+
+    <bpf-root>/               0700, flock()ed by whoever writes
+    └── v1/                   abi.LAYOUT_VERSION; appears complete, by rename
+        ├── maps/<name>       + maps/.rodata: the configuration in force
+        ├── programs/<name>
+        └── links/<program name>
+
+Must not interpret what is pinned. bpffs knows neither regular files nor exchange
+renames, so replacing a pin is: pin beside it, rename over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vipbee.abi import LAYOUT_VERSION
+from vipbee.datapath import syscall
+from vipbee.datapath.mounts import ensure_bpffs
+from vipbee.errors import EnvironmentUnusable
+
+KINDS = ("maps", "programs", "links")
+_UNFINISHED = "new"  # prefix of directories and pins under construction (bpffs forbids dots)
+
+
+class PinDirectory:
+    """One layout version's pins: `get`, `put`, `names`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, kind: str, name: str, *, read_only: bool = False) -> int | None:
+        """A new fd for the pinned object, or None."""
+        try:
+            return syscall.obj_get(str(self._pin(kind, name)), read_only=read_only)
+        except FileNotFoundError:
+            return None
+
+    def put(self, kind: str, name: str, fd: int) -> None:
+        """Pin `fd`, replacing what had the name; at no moment is there nothing."""
+        target = self._pin(kind, name)
+        beside = target.with_name(f"{_UNFINISHED}-{target.name}")
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        syscall.obj_pin(fd, str(beside))
+        beside.rename(target)
+
+    def names(self, kind: str) -> list[str]:
+        entries = sorted(p.name for p in (self.path / kind).iterdir())
+        return [n for n in entries if not n.startswith(_UNFINISHED)]
+
+    def remove(self, kind: str, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._pin(kind, name).unlink()
+
+    def _pin(self, kind: str, name: str) -> Path:
+        return self.path / kind / name.lstrip(".")
+
+
+def open_for_reading(bpf_root: Path) -> PinDirectory | None:
+    """The current layout's pins, without lock or side effect; None if there are none."""
+    path = bpf_root / LAYOUT_VERSION
+    return PinDirectory(path) if path.is_dir() else None
+
+
+def other_layouts(bpf_root: Path) -> list[str]:
+    """Layout versions pinned here that this version does not read."""
+    if not bpf_root.is_dir():
+        return []
+    return sorted(
+        p.name
+        for p in bpf_root.iterdir()
+        if p.is_dir() and p.name != LAYOUT_VERSION and not p.name.startswith(_UNFINISHED)
+    )
+
+
+def prepare_root(bpf_root: Path) -> None:
+    """Mount bpffs if needed, create the directory 0700, refuse one that is not ours (F51)."""
+    ensure_bpffs(bpf_root)
+    bpf_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = bpf_root.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+        raise EnvironmentUnusable(
+            f"{bpf_root} is a link or belongs to another user",
+            remedy="remove it, or choose another directory with --bpf-root",
+        )
+    bpf_root.chmod(0o700)
+
+
+@contextlib.contextmanager
+def exclusive(bpf_root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the only right to write below `bpf_root`; dies with the process (F54)."""
+    fd = os.open(bpf_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise EnvironmentUnusable(
+                        f"another vipbee process holds {bpf_root}",
+                        remedy="stop it first, or choose another directory with --bpf-root",
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_held(bpf_root: Path) -> bool:
+    """Whether a process (the agent) holds the lock."""
+    try:
+        with exclusive(bpf_root):
+            return False
+    except EnvironmentUnusable:
+        return True
+
+
+@contextlib.contextmanager
+def creating(bpf_root: Path) -> Iterator[PinDirectory]:
+    """A new layout directory that gets its name only if the block succeeds.
+
+    The caller holds `exclusive`. A killed run leaves only a `new-…` directory behind,
+    which `remove_unfinished` takes away.
+    """
+    beside = bpf_root / f"{_UNFINISHED}-{LAYOUT_VERSION}"
+    for kind in KINDS:
+        (beside / kind).mkdir(parents=True, mode=0o700)
+    try:
+        yield PinDirectory(beside)
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
+    beside.rename(bpf_root / LAYOUT_VERSION)
+
+
+def remove_unfinished(bpf_root: Path) -> None:
+    """Take away what a killed run had not finished; the caller holds `exclusive`."""
+    for path in bpf_root.rglob(f"{_UNFINISHED}-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def remove_everything(bpf_root: Path) -> list[str]:
+    """Unpin all layouts below `bpf_root`, which detaches and frees; returns the paths.
+
+    Links go first, so that no program runs with half of its maps gone.
+    """
+    removed = []
+    for layout in sorted(p for p in bpf_root.iterdir() if p.is_dir()):
+        for kind in reversed(KINDS):
+            if not (layout / kind).is_dir():
+                continue
+            for pin in sorted((layout / kind).iterdir()):
+                pin.unlink()
+                removed.append(str(pin.relative_to(bpf_root)))
+        shutil.rmtree(layout)
+    bpf_root.rmdir()
+    return removed

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2), one function per command that vipbee uses. No policy, no state.
+
+Buffers are writable NumPy arrays or bytearrays owned by the caller. Every function
+raises OSError with the kernel's errno. The attribute block is always larger than the
+kernel's: a zero tail is accepted by every version.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import os
+import platform
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+_NUMBER: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+_LIBC = c.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = c.c_long
+
+# enum bpf_cmd
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
+_OBJ_PIN, _OBJ_GET, _TEST_RUN, _INFO = 6, 7, 10, 15
+_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
+_LINK_CREATE, _LINK_UPDATE, _ITER_CREATE, _LINK_DETACH = 28, 29, 33, 34
+
+# enum bpf_attach_type
+ATTACH_TYPES: Final = {
+    "vipbee_connect4": 10,
+    "vipbee_connect6": 11,
+    "vipbee_post_bind4": 12,
+    "vipbee_post_bind6": 13,
+    "vipbee_sendmsg4": 14,
+    "vipbee_sendmsg6": 15,
+    "vipbee_recvmsg4": 19,
+    "vipbee_recvmsg6": 20,
+    "vipbee_getpeername4": 29,
+    "vipbee_getpeername6": 30,
+    "vipbee_sock_release": 34,
+}
+_ATTACH_ITER: Final = 28
+
+_F_REPLACE: Final = 4
+F_RDONLY: Final = 8
+NOEXIST: Final = 1
+EXIST: Final = 2
+
+Buffer = np.ndarray | bytearray
+
+
+def _address_of(buffer: Buffer) -> int:
+    if isinstance(buffer, np.ndarray):
+        return int(buffer.ctypes.data)
+    return c.addressof(c.c_char.from_buffer(buffer))
+
+
+def _bpf(command: int, attributes: bytearray) -> int:
+    block = (c.c_char * len(attributes)).from_buffer(attributes)
+    result = _LIBC.syscall(
+        c.c_long(_NUMBER[platform.machine()]), c.c_int(command), block, c.c_uint(len(attributes))
+    )
+    if result < 0:
+        number = c.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def _block(layout: str, *values: int, size: int = 128) -> bytearray:
+    block = bytearray(size)
+    struct.pack_into(layout, block, 0, *values)
+    return block
+
+
+# ---- maps ----------------------------------------------------------------------------
+
+
+def map_lookup(fd: int, key: Buffer, value: Buffer) -> bool:
+    """Fill `value`; False if the key is absent."""
+    try:
+        _bpf(_MAP_LOOKUP, _block("=IIQQQ", fd, 0, _address_of(key), _address_of(value), 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_update(fd: int, key: Buffer, value: Buffer, flags: int = 0) -> None:
+    """Write one entry; E2BIG if the map is full."""
+    _bpf(_MAP_UPDATE, _block("=IIQQQ", fd, 0, _address_of(key), _address_of(value), flags))
+
+
+def map_delete(fd: int, key: Buffer) -> bool:
+    """Delete one entry; False if it was absent."""
+    try:
+        _bpf(_MAP_DELETE, _block("=IIQQ", fd, 0, _address_of(key), 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_next_key(fd: int, key: Buffer | None, following: Buffer) -> bool:
+    """Fill `following` with the key after `key` (None: the first); False at the end."""
+    start = _address_of(key) if key is not None else 0
+    try:
+        _bpf(_MAP_NEXT, _block("=IIQQ", fd, 0, start, _address_of(following)))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class BatchError(OSError):
+    """A batch stopped early; `done` entries were processed."""
+
+    done: int = 0
+
+
+def _batch(
+    command: int, fd: int, keys: int, values: int, count: int, *, cursor: int = 0, out: int = 0
+) -> int:
+    # union bpf_attr.batch: in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags
+    block = _block("=QQQQIIQQ", cursor, out, keys, values, count, fd, 0, 0)
+    try:
+        _bpf(command, block)
+    except OSError as error:
+        stopped = BatchError(error.errno, error.strerror)
+        (stopped.done,) = struct.unpack_from("=I", block, 32)
+        raise stopped from None
+    (done,) = struct.unpack_from("=I", block, 32)
+    return int(done)
+
+
+def map_update_batch(fd: int, keys: np.ndarray, values: np.ndarray) -> int:
+    """Write len(keys) entries; returns how many; BatchError says how far it came."""
+    return _batch(_UPDATE_BATCH, fd, keys.ctypes.data, values.ctypes.data, len(keys))
+
+
+def map_delete_batch(fd: int, keys: np.ndarray) -> int:
+    """Delete len(keys) entries; stops with ENOENT at the first absent key."""
+    return _batch(_DELETE_BATCH, fd, keys.ctypes.data, 0, len(keys))
+
+
+def map_lookup_batch(
+    fd: int, keys: np.ndarray, values: np.ndarray, cursor: bytearray, *, first: bool
+) -> int:
+    """Read up to len(keys) entries and advance `cursor` (>= 16 bytes, or a key).
+
+    ENOENT, as BatchError with a valid `done`, ends the walk; ENOSPC asks for larger
+    buffers.
+    """
+    where = _address_of(cursor)
+    return _batch(
+        _LOOKUP_BATCH,
+        fd,
+        keys.ctypes.data,
+        values.ctypes.data,
+        len(keys),
+        cursor=0 if first else where,
+        out=where,
+    )
+
+
+# ---- pins -----------------------------------------------------------------------------
+
+
+def obj_pin(fd: int, path: str) -> None:
+    name = bytearray(os.fsencode(path) + b"\0")
+    _bpf(_OBJ_PIN, _block("=QII", _address_of(name), fd, 0))
+
+
+def obj_get(path: str, *, read_only: bool = False) -> int:
+    """Open a pinned map, program or link; returns a new fd."""
+    name = bytearray(os.fsencode(path) + b"\0")
+    return _bpf(_OBJ_GET, _block("=QII", _address_of(name), 0, F_RDONLY if read_only else 0))
+
+
+# ---- information ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    type: int
+    id: int
+    tag: str
+    map_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    type: int
+    id: int
+    program_id: int
+    cgroup_id: int  # 0 once the cgroup is gone; only meaningful for cgroup links
+
+
+def _info(fd: int, buffer: bytearray) -> None:
+    _bpf(_INFO, _block("=IIQ", fd, len(buffer), _address_of(buffer)))
+
+
+def map_info(fd: int) -> MapInfo:
+    buffer = bytearray(88)
+    _info(fd, buffer)
+    return MapInfo(*struct.unpack_from("=IIIIII", buffer))
+
+
+def program_info(fd: int) -> ProgramInfo:
+    ids = np.zeros(64, dtype=np.uint32)
+    buffer = bytearray(128)
+    # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56
+    struct.pack_into("=IQ", buffer, 52, len(ids), ids.ctypes.data)
+    _info(fd, buffer)
+    kind, number = struct.unpack_from("=II", buffer)
+    (count,) = struct.unpack_from("=I", buffer, 52)
+    return ProgramInfo(kind, number, buffer[8:16].hex(), tuple(int(i) for i in ids[:count]))
+
+
+def link_info(fd: int) -> LinkInfo:
+    buffer = bytearray(64)
+    _info(fd, buffer)
+    kind, number, program = struct.unpack_from("=III", buffer)
+    (cgroup,) = struct.unpack_from("=Q", buffer, 16)
+    return LinkInfo(kind, number, program, cgroup)
+
+
+# ---- links and runs -----------------------------------------------------------------------
+
+
+def link_create_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
+    """Attach beside the programs of others; returns the link's fd."""
+    return _bpf(_LINK_CREATE, _block("=IIII", program_fd, cgroup_fd, attach_type, 0))
+
+
+def link_create_iter(program_fd: int, map_fd: int | None = None) -> int:
+    """A link for an iterator program, over the elements of one map if given."""
+    block = _block("=IIII", program_fd, 0, _ATTACH_ITER, 0)
+    target = np.zeros(4, dtype=np.uint32)  # union bpf_iter_link_info, zero-padded
+    if map_fd is not None:
+        target[0] = map_fd
+        struct.pack_into("=QI", block, 16, target.ctypes.data, 4)
+    return _bpf(_LINK_CREATE, block)
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Replace the link's program in one step: every packet meets the old or the new one."""
+    _bpf(_LINK_UPDATE, _block("=IIII", link_fd, program_fd, 0, 0))
+
+
+def link_detach(link_fd: int) -> None:
+    _bpf(_LINK_DETACH, _block("=I", link_fd))
+
+
+def iter_create(link_fd: int) -> int:
+    """A file descriptor whose read() runs the iterator, in this thread's namespaces."""
+    return _bpf(_ITER_CREATE, _block("=II", link_fd, 0))
+
+
+def test_run(
+    program_fd: int, packet: bytes, *, context: bytes = b"", repeat: int = 1
+) -> tuple[int, bytes, int, bytes]:
+    """BPF_PROG_TEST_RUN: (return value, packet out, ns per run, context out)."""
+    data_in = bytearray(packet)
+    data_out = bytearray(max(len(packet) + 512, 4096))
+    context_in, context_out = bytearray(context or b"\0"), bytearray(len(context) or 1)
+    block = _block(
+        "=IIIIQQIIIIQQIII",
+        *(program_fd, 0, len(data_in), len(data_out)),
+        *(_address_of(data_in), _address_of(data_out), repeat, 0),
+        *(len(context), len(context)),
+        *(_address_of(context_in) if context else 0, _address_of(context_out) if context else 0),
+        *(0, 0, 0),
+    )
+    _bpf(_TEST_RUN, block)
+    (result,) = struct.unpack_from("=I", block, 4)
+    (size,) = struct.unpack_from("=I", block, 12)
+    (duration_ns,) = struct.unpack_from("=I", block, 36)
+    return result, bytes(data_out[:size]), duration_ns, bytes(context_out)
