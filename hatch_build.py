@@ -37,16 +37,22 @@ def compile_object(root: Path = ROOT, output: Path | None = None) -> Path:
     """Compile the datapath; return the object's path. The result does not depend on `root`."""
     output = output or root / OBJECT
     output.parent.mkdir(parents=True, exist_ok=True)
+    # In place in one step: another process may be loading the object right now.
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     command = [
         find_clang(),
         *("-target", "bpfel", "-mcpu=v3", "-O2", "-g"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"),
         *("-nostdinc", "-idirafter", "/usr/include"),
         *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"),
-        f"-ffile-prefix-map={root}=.",
-        *("-c", str(root / "bpf" / "vipbee.bpf.c"), "-o", str(output)),
+        *(f"-ffile-prefix-map={root}=.", "-fdebug-compilation-dir=."),
+        *("-c", "bpf/vipbee.bpf.c", "-o", str(unfinished)),
     ]
-    subprocess.run(command, check=True, cwd=root)
+    try:
+        subprocess.run(command, check=True, cwd=root)
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return output
 
 

@@ -25,8 +25,8 @@ GUEST_SITE = "/guest/site"
 GUEST_SOURCE = "/guest/src"
 """This project's package in the guest."""
 SKIPPED_FOLDERS = frozenset(
-    "site-packages dist-packages test tests idlelib tkinter ensurepip lib2to3 turtledemo "
-    "pydoc_data f2py __phello__".split()
+    {"site-packages", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data"}
+    | {"tests", "test", "tkinter", "turtledemo", "f2py"}
 )
 
 
@@ -37,7 +37,7 @@ class Initramfs:
         self._output = output
         self._inode = 0
         self._seen: set[str] = set()
-        self._programs: list[tuple[Path, str]] = []
+        self._programs: list[Path] = []
 
     def add_directory(self, path: str) -> None:
         path = path.rstrip("/")
@@ -64,7 +64,7 @@ class Initramfs:
     def add_program(self, source: Path, path: str | None = None) -> None:
         """Add an executable or a shared library, and at the end all it is linked with."""
         self.add_file(source, path)
-        self._programs.append((source, path or str(source)))
+        self._programs.append(source)
 
     def add_tree(self, source: Path, path: str | None = None) -> None:
         """Add a folder of Python code, without tests."""
@@ -72,12 +72,12 @@ class Initramfs:
             children[:] = sorted(set(children) - SKIPPED_FOLDERS)
             for name in sorted(files):
                 file = Path(folder) / name
-                if file.suffix != ".a" and file.is_file():
+                if file.suffix != ".a" and "_tkinter" not in name and file.is_file():
                     target = f"{path or source}/{file.relative_to(source)}"
                     (self.add_program if ".so" in name else self.add_file)(file, target)
 
     def finish(self) -> None:
-        for library in linked_libraries(source for source, _ in self._programs):
+        for library in linked_libraries(self._programs):
             self.add_file(library)
         self._entry("TRAILER!!!", 0)
 
@@ -103,11 +103,17 @@ class Initramfs:
 
 
 def linked_libraries(programs: Iterable[Path]) -> Iterator[Path]:
-    """Yield each shared library the programs need, once, by the path they look it up."""
+    """Yield each shared library of the system the programs need, once.
+
+    Wheels find the libraries they bring by a path relative to their own; those come
+    along with the rest of the wheel.
+    """
     listing = subprocess.run(
         ["ldd", *map(str, programs)], capture_output=True, text=True, check=False
     ).stdout
-    yield from map(Path, dict.fromkeys(re.findall(r"(/\S+) \(0x", listing)))
+    for path in dict.fromkeys(re.findall(r"(/\S+) \(0x", listing)):
+        if "/site-packages/" not in path:
+            yield Path(path)
 
 
 def add_python(archive: Initramfs) -> str:

@@ -124,7 +124,7 @@ def _boot(image: Path, archive: Path, memory_mib: int, timeout_s: float) -> str:
         *("-no-reboot", "-net", "none", "-serial", "stdio", "-monitor", "none"),
         *("-kernel", str(image), "-initrd", str(archive)),
         "-append",
-        "console=ttyS0 panic=-1 loglevel=4 mitigations=off random.trust_cpu=on",
+        "console=ttyS0 panic=-1 loglevel=4 rootfstype=ramfs mitigations=off random.trust_cpu=on",
     ]
     process = subprocess.Popen(
         command,

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target brings what it needs: Debian packages, the virtual environment, the object.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+OBJECT := src/vipbee/_obj/vipbee.bpf.o
+STAMPS := build/stamps
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl and dig through VIPs, one minute (root)
+	@$(AS_ROOT) $(VENV)/bin/vipbee demo
+
+.PHONY: test
+test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below in one run, < 10 minutes (root)
+	@$(AS_ROOT) $(PYTEST)
+
+.PHONY: build
+build: $(OBJECT) ## compile the datapath
+
+.PHONY: check
+check: $(VENV)/development $(OBJECT) ## format, lint, strict types, import direction, C include direction
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/clang-format --dry-run -Werror bpf/*.[ch]
+	$(PYTEST) tests/unit/test_layers.py
+
+.PHONY: format
+format: $(VENV)/development ## rewrite Python and C in the format `check` wants
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/clang-format -i bpf/*.[ch]
+
+.PHONY: test-unit
+test-unit: $(VENV)/development $(OBJECT) ## unit and golden tests, no root, < 20 s
+	@$(PYTEST) tests/unit tests/golden
+
+.PHONY: test-bpf
+test-bpf: $(STAMPS)/run $(VENV)/development $(OBJECT) ## programs and maps in this kernel (root)
+	@$(AS_ROOT) $(PYTEST) tests/bpf
+
+.PHONY: test-net
+test-net: $(STAMPS)/run $(VENV)/development $(OBJECT) ## real programs through VIPs in network namespaces (root)
+	@$(AS_ROOT) $(PYTEST) tests/net
+
+.PHONY: test-kernels
+test-kernels: $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## the same through VIPs on kernels 5.10, 6.1 and 6.12 (QEMU)
+	@$(PYTEST) tests/kernels
+
+.PHONY: bench
+bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## measure, and print ratios (root)
+	@$(AS_ROOT) $(PYTHON) -m bench
+
+.PHONY: clean
+clean: ## remove what was built, the virtual environment too
+	rm -rf build dist $(VENV) src/vipbee/_obj .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- what the targets need ------------------------------------------------------------
+
+$(STAMPS)/%: tools/install-debian-packages
+	@tools/install-debian-packages $*
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/runtime: requirements.lock pyproject.toml tools/make-environment | $(STAMPS)/build
+	@tools/make-environment $(VENV) requirements.lock
+	@touch $@
+
+$(VENV)/development: requirements-dev.lock $(VENV)/runtime
+	@tools/make-environment $(VENV) requirements-dev.lock
+	@touch $@
+
+$(OBJECT): $(wildcard bpf/*.[ch]) hatch_build.py | $(STAMPS)/build $(VENV)/runtime
+	@$(PYTHON) hatch_build.py
