@@ -2,7 +2,7 @@
 """EndpointSlices → the backends of one Service port, with their place in each set.
 
 Two ways to the same result. `_read_plain` takes what nearly every Service is: every
-endpoint Ready, none terminating, no hints, no address twice. `_merge` takes everything
+endpoint Ready, none terminating, no hints, no address twice. `_join` takes everything
 and is the definition; a property test compares the two.
 
 Rules: joining R11–R13, merging R17–R25, conditions R26–R31, topology R68–R75,
@@ -13,31 +13,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 from vipbee.abi import BackendFlag
 from vipbee.address import V4_PREFIX, family_of, parse_address
+from vipbee.core.endpoint_sets import NO_HINTS, Member, Place, PortEndpoints, merge
 from vipbee.core.nodes import NodeView
 from vipbee.core.policy import SUSPECT_V4, SUSPECT_V6, refused_backend
-from vipbee.model import Backend, Endpoint, EndpointSlice, Problem
+from vipbee.model import Backend, Endpoint, EndpointSlice, Hint, Problem
 
 _ADDRESS_TYPE = {4: "IPv4", 6: "IPv6"}
 _PROTOCOLS = frozenset(("TCP", "UDP", "SCTP"))
 
+_ON_NODE = int(BackendFlag.ON_NODE)
 _PLAIN_REMOTE = int(BackendFlag.READY | BackendFlag.SERVING | BackendFlag.IN_CLUSTER)
-_PLAIN_LOCAL = int(_PLAIN_REMOTE | BackendFlag.ON_NODE | BackendFlag.IN_LOCAL)
+_PLAIN_LOCAL = _PLAIN_REMOTE | _ON_NODE | int(BackendFlag.IN_LOCAL)
 
 # Backend(*row) without the Python-level __new__ of NamedTuple: a fifth of select's time.
 _to_backend = partial(tuple.__new__, Backend)
-
-
-class PortEndpoints(NamedTuple):
-    """Backends as in `model.ServicePort`, and how many endpoints the slices name."""
-
-    backends: tuple[Backend, ...]
-    endpoints: int
 
 
 class EndpointTable:
@@ -58,8 +52,8 @@ class EndpointTable:
             plain = _join_plain(self._plain, name, protocol)
             if plain is not None:
                 return plain
-            return _merge(_unplain(self._plain), name, protocol, self._node)
-        return _merge(self._read, name, protocol, self._node)
+            return _join(_unplain(self._plain), name, protocol, self._node)
+        return _join(self._read, name, protocol, self._node)
 
 
 # ---- the plain way -------------------------------------------------------------
@@ -130,32 +124,9 @@ def _join_plain(slices: list[_PlainSlice], name: str, protocol: str) -> PortEndp
 # ---- the general way -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One endpoint of one slice after defaulting (R26)."""
-
-    address: bytes
-    is_ready: bool
-    is_serving: bool
-    is_terminating: bool
-    is_local: bool
-    zones: frozenset[str] = frozenset()
-    nodes: frozenset[str] = frozenset()
-
-    @property
-    def rank(self) -> tuple[bool, bool, bool]:
-        """Which of two entries for one address and port counts: the greater (R18)."""
-        return not self.is_terminating, self.is_ready, self.is_serving
-
-    @property
-    def is_fallback(self) -> bool:
-        """Used only while nobody is Ready (R28, R29)."""
-        return not self.is_ready and self.is_serving and self.is_terminating
-
-
 class _Slice(NamedTuple):
     ports: tuple[tuple[str, str, int], ...]
-    members: tuple[_Member, ...]
+    members: tuple[Member, ...]
     refused: frozenset[bytes]  # addresses that are counted, but never used
 
 
@@ -210,19 +181,23 @@ def _read_all(
     return result
 
 
-def _member(endpoint: Endpoint, address: bytes, node_name: str) -> _Member:
+def _member(endpoint: Endpoint, address: bytes, node_name: str) -> Member:
     conditions, hints = endpoint.conditions, endpoint.hints
     is_ready = conditions is None or conditions.ready is not False
-    return _Member(
+    return Member(
         address=address,
         is_ready=is_ready,
         # A Ready endpoint is used whatever its other conditions say (R27).
         is_serving=is_ready or conditions is None or conditions.serving is not False,
         is_terminating=conditions is not None and conditions.terminating is True,
         is_local=endpoint.nodeName == node_name,
-        zones=frozenset(hint.name for hint in (hints and hints.forZones) or ()),
-        nodes=frozenset(hint.name for hint in (hints and hints.forNodes) or ()),
+        zones=_hinted(hints.forZones) if hints else NO_HINTS,
+        nodes=_hinted(hints.forNodes) if hints else NO_HINTS,
     )
+
+
+def _hinted(hints: list[Hint] | None) -> frozenset[str]:
+    return frozenset([hint.name for hint in hints]) if hints else NO_HINTS
 
 
 def _unplain(slices: Iterable[_PlainSlice]) -> list[_Slice]:
@@ -230,7 +205,7 @@ def _unplain(slices: Iterable[_PlainSlice]) -> list[_Slice]:
         _Slice(
             item.ports,
             tuple(
-                _Member(address, True, True, False, bool(flags & BackendFlag.ON_NODE))
+                Member(address, True, True, False, bool(flags & _ON_NODE))
                 for address, flags in item.rows
             ),
             frozenset(),
@@ -239,83 +214,16 @@ def _unplain(slices: Iterable[_PlainSlice]) -> list[_Slice]:
     ]
 
 
-def _merge(slices: Iterable[_Slice], name: str, protocol: str, node: NodeView) -> PortEndpoints:
-    found: dict[tuple[bytes, int], list[_Member]] = {}
-    refused = set()
+def _join(slices: Iterable[_Slice], name: str, protocol: str, node: NodeView) -> PortEndpoints:
+    found: dict[Place, list[Member]] = {}
+    refused: set[Place] = set()
     for item in slices:
         for port_name, port_protocol, number in item.ports:
             if port_name == name and port_protocol == protocol:
                 for member in item.members:
                     found.setdefault((member.address, number), []).append(member)
                 refused.update((address, number) for address in item.refused)
-    merged = {place: _resolve(entries) for place, entries in found.items()}
-    cluster = _cluster_set(merged, node)
-    local = _local_set(merged)
-    backends = []
-    for place, member in sorted(merged.items(), key=lambda pair: pair[0]):
-        if not member.is_serving:
-            continue
-        flags = int(BackendFlag.SERVING)
-        if member.is_ready:
-            flags |= BackendFlag.READY
-        if member.is_terminating:
-            flags |= BackendFlag.TERMINATING
-        if member.is_local:
-            flags |= BackendFlag.ON_NODE
-        if place in cluster:
-            flags |= BackendFlag.IN_CLUSTER
-        if place in local:
-            flags |= BackendFlag.IN_LOCAL
-        backends.append(Backend(*place, int(flags)))
-    return PortEndpoints(tuple(backends), len(merged) + len(refused))
-
-
-def _resolve(entries: list[_Member]) -> _Member:
-    """One entry for what several slices say of one address and port (R18).
-
-    Of equals the hints are united and any of them being local suffices, so the
-    result does not depend on the order of slices.
-    """
-    if len(entries) == 1:
-        return entries[0]
-    rank = max(entry.rank for entry in entries)
-    best = [entry for entry in entries if entry.rank == rank]
-    kin = [entry for entry in entries if entry.is_ready] if best[0].is_ready else best
-    return _Member(
-        address=best[0].address,
-        is_ready=best[0].is_ready,
-        is_serving=best[0].is_serving,
-        is_terminating=best[0].is_terminating,
-        is_local=any(entry.is_local for entry in kin),
-        zones=frozenset().union(*(entry.zones for entry in best)),
-        nodes=frozenset().union(*(entry.nodes for entry in best)),
-    )
-
-
-_Places = dict[tuple[bytes, int], _Member]
-
-
-def _cluster_set(merged: _Places, node: NodeView) -> set[tuple[bytes, int]]:
-    """R28, with the Ready endpoints reduced by hints (R69–R74)."""
-    ready = {place: member for place, member in merged.items() if member.is_ready}
-    if not ready:
-        return {place for place, member in merged.items() if member.is_fallback}
-    if all(member.nodes for member in ready.values()):
-        same_node = {place for place, member in ready.items() if node.name in member.nodes}
-        if same_node:
-            return same_node
-    if node.zone and all(member.zones for member in ready.values()):
-        same_zone = {place for place, member in ready.items() if node.zone in member.zones}
-        if same_zone:
-            return same_zone
-    return set(ready)
-
-
-def _local_set(merged: _Places) -> set[tuple[bytes, int]]:
-    """R29: independent of the Cluster set and of hints."""
-    local = {place: member for place, member in merged.items() if member.is_local}
-    ready = {place for place, member in local.items() if member.is_ready}
-    return ready or {place for place, member in local.items() if member.is_fallback}
+    return merge(found, refused, node)
 
 
 def _complain(problems: list[Problem], name: str, message: str) -> None:

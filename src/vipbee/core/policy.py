@@ -72,9 +72,19 @@ SUSPECT_V6 = _leading_bytes(6)
 _NODE_DAEMON_PORTS = frozenset((10249, 10250, 10256))
 
 
-@lru_cache(maxsize=4096)
 def _denied(address: bytes) -> str | None:
     family = family_of(address)
+    # Nearly every address ends here; the search costs more than all else of `select`.
+    if family == 4:
+        if address[len(V4_PREFIX)] not in SUSPECT_V4:
+            return None
+    elif address[0] not in SUSPECT_V6:
+        return None
+    return _search(address, family)
+
+
+@lru_cache(maxsize=4096)
+def _search(address: bytes, family: int) -> str | None:
     number = int.from_bytes(address[len(V4_PREFIX) :] if family == 4 else address)
     for network in _DENIED:
         if network.family == family and network.first <= number <= network.last:

@@ -81,7 +81,7 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         problems += table.problems
     if warnings or problems:
         told = [Problem(name, message, is_error=False) for message in dict.fromkeys(warnings)]
-        return Selection(tuple(ports), (*told, *dict.fromkeys(problems)))
+        return Selection(tuple(ports), (*told, *sorted(set(problems))))
     return Selection(tuple(ports), ())
 
 
@@ -90,13 +90,13 @@ def _served_ports(service: Service, spec: CheckedSpec, warnings: list[str]) -> l
     for port in spec.ports:
         if port.protocol == "SCTP":
             warnings.append(
-                f"spec.ports[{port.index}].protocol SCTP is not supported:"
+                f"spec.ports[{port.position}].protocol SCTP is not supported:"
                 " the port is skipped, TCP and UDP ports are served"
             )
             continue
         if port.node_port and service.spec.type == "ClusterIP":
             warnings.append(
-                f"spec.ports[{port.index}].nodePort {port.node_port} is ignored:"
+                f"spec.ports[{port.position}].nodePort {port.node_port} is ignored:"
                 " spec.type is ClusterIP"
             )
         served.append(port)
@@ -167,7 +167,7 @@ def _frontends(
             if reason:
                 warnings.append(
                     f"{item.field} is an address of a node and"
-                    f" spec.ports[{port.index}].port {number} {reason}: it is not served there"
+                    f" spec.ports[{port.position}].port {number} {reason}: it is not served there"
                 )
                 continue
         key = FrontendKey(item.address, number, protocol)

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[!-.0-~]{1,63}")
 
 
 class CheckedPort(NamedTuple):
-    index: int  # in spec.ports
+    position: int  # in spec.ports
     name: str
     protocol: str  # "TCP", "UDP", "SCTP"
     protocol_number: int
@@ -130,38 +130,40 @@ def _check_ports(ports: list[PortSpec] | None, wrong: list[str]) -> tuple[Checke
         wrong.append("spec.ports is empty")
         return ()
     checked = []
-    names: dict[tuple[str, str], int] = {}
-    numbers: dict[tuple[int, str], int] = {}
-    node_ports: dict[tuple[int, str], int] = {}
-    for index, port in enumerate(ports):
-        protocol_number = _PROTOCOL_NUMBERS.get(port.protocol, 0)
-        name = port.name or ""
-        field = f"spec.ports[{index}]"
+    for position, port in enumerate(ports):
+        name, protocol = port.name or "", port.protocol
+        protocol_number = _PROTOCOL_NUMBERS.get(protocol, 0)
+        field = f"spec.ports[{position}]"
         if not 0 < port.port <= 65535:
             wrong.append(f"{field}.port {port.port} is not in 1..65535")
         if not 0 <= port.nodePort <= 65535:
             wrong.append(f"{field}.nodePort {port.nodePort} is not in 1..65535")
         if not protocol_number:
-            wrong.append(f"{field}.protocol {port.protocol!r} is not TCP, UDP or SCTP")
+            wrong.append(f"{field}.protocol {protocol!r} is not TCP, UDP or SCTP")
         if name and not _NAME.fullmatch(name):
             wrong.append(f"{field}.name {name!r} is not 1 to 63 printable ASCII characters")
-        twin = names.setdefault((name, port.protocol), index)
-        if twin != index:
-            wrong.append(
-                f"{field}.name {name!r} is that of spec.ports[{twin}]: name every port differently"
-            )
-        twin = numbers.setdefault((port.port, port.protocol), index)
-        if twin != index:
-            wrong.append(f"{field}.port {port.port}/{port.protocol} is that of spec.ports[{twin}]")
-        twin = node_ports.setdefault((port.nodePort, port.protocol), index)
-        if twin != index and port.nodePort:
-            wrong.append(
-                f"{field}.nodePort {port.nodePort}/{port.protocol} is that of spec.ports[{twin}]"
-            )
         checked.append(
-            CheckedPort(index, name, port.protocol, protocol_number, port.port, port.nodePort)
+            CheckedPort(position, name, protocol, protocol_number, port.port, port.nodePort)
         )
+    if len(checked) > 1:
+        _check_twins(checked, wrong)
     return tuple(checked)
+
+
+def _check_twins(ports: list[CheckedPort], wrong: list[str]) -> None:
+    """Ports of one Service differ in name, number and nodePort, each per protocol."""
+    seen: dict[tuple[str, str | int, str], int] = {}
+    for port in ports:
+        fields: list[tuple[str, str | int]] = [("name", port.name), ("port", port.port)]
+        if port.node_port:
+            fields.append(("nodePort", port.node_port))
+        for field, value in fields:
+            twin = seen.setdefault((field, value, port.protocol), port.position)
+            if twin != port.position:
+                wrong.append(
+                    f"spec.ports[{port.position}].{field} {value!r} ({port.protocol})"
+                    f" is also that of spec.ports[{twin}]"
+                )
 
 
 def _check_affinity(spec: ServiceSpec, wrong: list[str]) -> int:
