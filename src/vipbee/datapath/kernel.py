@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables in the kernel: the same `Tables` as datapath/memory.py, over pinned maps.
+
+Bulk writes go through batch commands and fall back to single ones where a kernel or
+map type has none. Arrays are read in chunks and only pages with content are kept, so
+a mostly empty map of a million entries costs next to no memory here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import TracebackType
+
+import numpy as np
+
+from vipbee.abi import Layouts, MapName
+from vipbee.core.plan import Op
+from vipbee.core.snapshot import Capacity, Records, Snapshot
+from vipbee.datapath import syscall
+from vipbee.datapath.pins import PinDirectory
+from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
+
+_CHUNK = 65536
+_NO_BATCH = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, 524}  # 524: ENOTSUPP
+_FULL = {errno.E2BIG, errno.ENOMEM, errno.ENOSPC}
+
+_TABLES = {
+    MapName.FRONTENDS: ("frontend_key", "frontend"),
+    MapName.ADDRESSES: ("address", "u4"),
+    MapName.SLOTS: ("u4", "u4"),
+    MapName.BACKENDS: ("u4", "backend"),
+    MapName.SERVICES: ("u4", "service_info"),
+    MapName.SERVICE_COUNTERS: ("u4", "service_counters"),
+    MapName.BACKEND_COUNTERS: ("u4", "backend_counters"),
+    MapName.REPORTS: ("u4", "report"),
+    MapName.AGENT: ("u4", "agent_info"),
+    MapName.AFFINITY: ("affinity_key", "affinity"),
+    MapName.UDP_FLOWS: ("udp_flow_key", "udp_flow"),
+    MapName.REASONS: ("u4", "u8"),
+}
+_ARRAYS = {
+    MapName.SLOTS,
+    MapName.BACKENDS,
+    MapName.SERVICE_COUNTERS,
+    MapName.BACKEND_COUNTERS,
+    MapName.AGENT,
+}
+
+
+class KernelTables:
+    """Pinned maps, open. Close it, or use it as a context manager."""
+
+    def __init__(
+        self, directory: PinDirectory, layouts: Layouts, *, read_only: bool = False
+    ) -> None:
+        """Open every table; raise EnvironmentUnusable if a pin is missing."""
+        self._layouts = layouts
+        self._fds: dict[MapName, int] = {}
+        self._infos: dict[MapName, syscall.MapInfo] = {}
+        for name in _TABLES:
+            fd = directory.get("maps", name, read_only=read_only)
+            if fd is None:
+                self.close()
+                raise EnvironmentUnusable(
+                    f"the pinned map {name} is missing", remedy="restart the agent to repair it"
+                )
+            self._fds[name] = fd
+            self._infos[name] = syscall.map_info(fd)
+
+    def __enter__(self) -> KernelTables:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    @property
+    def capacity(self) -> Capacity:
+        """Sizes as pinned, which may differ from the configured ones."""
+        return Capacity(
+            frontends=self.max_entries(MapName.FRONTENDS),
+            addresses=self.max_entries(MapName.ADDRESSES),
+            slots=self.max_entries(MapName.SLOTS),
+            backends=self.max_entries(MapName.BACKENDS),
+            services=min(
+                self.max_entries(MapName.SERVICES), self.max_entries(MapName.SERVICE_COUNTERS)
+            ),
+        )
+
+    def max_entries(self, name: MapName) -> int:
+        return self._infos[name].max_entries
+
+    def map_id(self, name: MapName) -> int:
+        """The kernel's id of the open map: compare with a pin to notice that it was replaced."""
+        return self._infos[name].id
+
+    # ---- writing ---------------------------------------------------------------------
+
+    def apply(self, op: Op) -> None:
+        if op.values is None:
+            self._delete(op.map, op.keys)
+        else:
+            self._put(op.map, op.keys, op.values)
+
+    def _put(self, name: MapName, keys: Records, values: Records) -> None:
+        fd = self._fds[name]
+        keys, values = np.ascontiguousarray(keys), np.ascontiguousarray(values)
+        done = 0
+        while done < len(keys):
+            try:
+                if len(keys) - done > 1:
+                    done += syscall.map_update_batch(fd, keys[done:], values[done:])
+                    continue
+                syscall.map_update(fd, keys[done:], values[done:])
+                done += 1
+            except syscall.BatchError as error:
+                if error.errno in _NO_BATCH:
+                    self._put_singly(name, keys[done:], values[done:])
+                    return
+                done += error.done  # how far the kernel came (F36)
+                self._raise(name, error, len(keys) - done)
+            except OSError as error:
+                self._raise(name, error, len(keys) - done)
+
+    def _put_singly(self, name: MapName, keys: Records, values: Records) -> None:
+        for index in range(len(keys)):
+            try:
+                syscall.map_update(self._fds[name], keys[index:], values[index:])
+            except OSError as error:
+                self._raise(name, error, len(keys) - index)
+
+    def _raise(self, name: MapName, error: OSError, missing: int) -> None:
+        if error.errno in _FULL:
+            raise CapacityError(name, needed=missing, free=0) from None
+        raise KernelError(f"map {name} cannot be written", error.errno or 0) from error
+
+    def _delete(self, name: MapName, keys: Records) -> None:
+        fd = self._fds[name]
+        keys = np.ascontiguousarray(keys)
+        done = 0
+        while done < len(keys):
+            try:
+                done += syscall.map_delete_batch(fd, keys[done:])
+            except syscall.BatchError as error:
+                if error.errno == errno.ENOENT:
+                    done += error.done + 1  # that one is gone already
+                elif error.errno in _NO_BATCH:
+                    for index in range(done, len(keys)):
+                        syscall.map_delete(fd, keys[index:])
+                    return
+                else:
+                    raise KernelError(
+                        f"map {name} cannot be written", error.errno or 0
+                    ) from error
+
+    # ---- reading ---------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        frontend_keys, frontends = self.read_hash(MapName.FRONTENDS)
+        address_keys, addresses = self.read_hash(MapName.ADDRESSES)
+        service_ids, services = self.read_hash(MapName.SERVICES)
+        return Snapshot(
+            frontend_keys=frontend_keys,
+            frontends=frontends,
+            address_keys=address_keys,
+            addresses=addresses,
+            slots=self.read_array(MapName.SLOTS),
+            backends=self.read_array(MapName.BACKENDS),
+            service_ids=service_ids,
+            services=services,
+        )
+
+    def read_array(self, name: MapName) -> Records:
+        """Every value, by index. Chunks that are all zero stay untouched zero pages."""
+        _, dtype = self._dtypes(name)
+        entries = self.max_entries(name)
+        values = np.zeros(entries, dtype=dtype)
+        chunk_size = min(_CHUNK, entries)
+        keys = np.zeros(chunk_size, dtype=np.uint32)
+        chunk = np.zeros(chunk_size, dtype=dtype)
+        cursor = bytearray(16)
+        position = 0
+        while position < entries:
+            try:
+                done = syscall.map_lookup_batch(
+                    self._fds[name], keys, chunk, cursor, first=position == 0
+                )
+            except syscall.BatchError as error:
+                if error.errno != errno.ENOENT:
+                    if error.errno in _NO_BATCH:
+                        return self._read_array_singly(name, values)
+                    raise KernelError(f"map {name} cannot be read", error.errno or 0) from error
+                done = error.done
+                if not done:
+                    break
+            if chunk[:done].view(np.uint8).any():
+                values[position : position + done] = chunk[:done]
+            position += done
+        return values
+
+    def _read_array_singly(self, name: MapName, values: Records) -> Records:
+        key = np.zeros(1, dtype=np.uint32)
+        for index in range(len(values)):
+            key[0] = index
+            syscall.map_lookup(self._fds[name], key, values[index : index + 1])
+        return values
+
+    def read_hash(self, name: MapName) -> tuple[Records, Records]:
+        """Every entry as parallel keys and values, in no order."""
+        key_dtype, value_dtype = self._dtypes(name)
+        key_parts: list[Records] = []
+        value_parts: list[Records] = []
+        size = 4096
+        cursor = bytearray(max(16, key_dtype.itemsize))
+        first, at_end = True, False
+        while not at_end:
+            keys = np.zeros(size, dtype=key_dtype)
+            values = np.zeros(size, dtype=value_dtype)
+            try:
+                done = syscall.map_lookup_batch(self._fds[name], keys, values, cursor, first=first)
+            except syscall.BatchError as error:
+                if error.errno == errno.ENOSPC:
+                    size *= 2  # one hash bucket holds more than the buffer
+                    continue
+                if error.errno != errno.ENOENT:
+                    raise KernelError(f"map {name} cannot be read", error.errno or 0) from error
+                done, at_end = error.done, True
+            first = False
+            key_parts.append(keys[:done])
+            value_parts.append(values[:done])
+            size = min(size * 2, 131072)
+        return np.concatenate(key_parts), np.concatenate(value_parts)
+
+    def read_reasons(self) -> np.ndarray:
+        """u8 by enum reason, summed over CPUs."""
+        with open("/sys/devices/system/cpu/possible") as file:
+            last = file.read().strip().replace(",", "-").split("-")[-1]
+        per_cpu = np.zeros(int(last) + 1, dtype=np.uint64)
+        key = np.zeros(1, dtype=np.uint32)
+        totals = np.zeros(self.max_entries(MapName.REASONS), dtype=np.uint64)
+        for index in range(len(totals)):
+            key[0] = index
+            syscall.map_lookup(self._fds[MapName.REASONS], key, per_cpu)
+            totals[index] = per_cpu.sum()
+        return totals
+
+    def _dtypes(self, name: MapName) -> tuple[np.dtype, np.dtype]:
+        key, value = (
+            np.dtype(part) if part.startswith("u") and part[1:].isdigit() else self._layouts[part]
+            for part in _TABLES[name]
+        )
+        return key, value

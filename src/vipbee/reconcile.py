@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From objects that changed to tables that changed: store → select → desired → tables.
+
+Synchronous and without a clock: the agent decides when. Nothing is programmed before
+`begin()`, which the agent calls once every source has delivered its first complete
+list (R8); until then the tables stay as an earlier process left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vipbee.abi import BackendFlag, Layouts, MapName
+from vipbee.core.desired import Desired
+from vipbee.core.nodes import NodeView, address_flags, make_node_view
+from vipbee.core.plan import Op
+from vipbee.core.select import select
+from vipbee.core.snapshot import Capacity
+from vipbee.core.store import Changes, Store
+from vipbee.core.tables import Tables
+from vipbee.errors import CapacityError, KernelError
+from vipbee.model import ApiObject, Problem, ServiceName, ServicePort
+
+
+class NodeSettings(NamedTuple):
+    """What of the configuration decides which addresses serve NodePorts."""
+
+    name: str
+    nodeport_addresses: str = "primary"
+
+
+class Applied(NamedTuple):
+    """What one step wrote."""
+
+    services: int  # Services looked at
+    entries: int  # map entries written or deleted
+    backends_withdrawn: bool  # UDP sockets may be stale now
+
+
+class Reconciler:
+    """Keeps `tables` equal to what the objects say."""
+
+    def __init__(
+        self, tables: Tables, layouts: Layouts, capacity: Capacity, settings: NodeSettings
+    ) -> None:
+        self._tables = tables
+        self._settings = settings
+        self._store = Store()
+        self._desired = Desired(layouts, capacity)
+        self._local_addresses: tuple[bytes, ...] = ()
+        self._node: NodeView | None = None
+        self._pending = Changes(set(), False)
+        self._source_problems: dict[str, tuple[Problem, ...]] = {}
+        self._select_problems: dict[ServiceName, tuple[Problem, ...]] = {}
+        self._begun = False
+        self._out_of_step = False
+
+    # ---- what came in ------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Take over ids and entries of an earlier process; once, before anything else."""
+        self._desired.adopt(self._tables.snapshot())
+
+    def replace(
+        self, source: str, objects: Sequence[ApiObject], problems: Sequence[Problem] = ()
+    ) -> None:
+        """`source` now consists of exactly these objects."""
+        self._pending |= self._store.replace(source, objects)
+        self._source_problems[source] = tuple(problems)
+
+    def fail(self, source: str, problem: Problem | None) -> None:
+        """`source` cannot be read (its objects stay), or can again (None)."""
+        key = f"\0{source}"
+        if problem is None:
+            self._source_problems.pop(key, None)
+        else:
+            self._source_problems[key] = (problem,)
+
+    def remove_source(self, source: str) -> None:
+        self.replace(source, ())
+        self._source_problems.pop(source, None)
+
+    def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
+        """The node's interface addresses, preferred first."""
+        if tuple(addresses) != self._local_addresses:
+            self._local_addresses = tuple(addresses)
+            self._pending |= Changes(set(), True)
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
+
+    # ---- what goes out -----------------------------------------------------------------
+
+    def begin(self) -> Applied:
+        """The first complete programming: everything known, and nothing else, is served."""
+        self._node = self._node_view()
+        ports = self._select_all()
+        self._pending = Changes(set(), False)
+        self._begun = True
+        return self._apply(self._desired.full(ports, address_flags(self._node)), len(ports))
+
+    def program(self) -> Applied:
+        """Apply what came in since the last call; cheap if nothing did."""
+        pending, self._pending = self._pending, Changes(set(), False)
+        if not self._begun or (not pending.services and not pending.node):
+            self._pending = pending
+            return Applied(0, 0, False)
+        flags = None
+        if pending.node and (view := self._node_view()) != self._node:
+            self._node = view
+            ports = self._select_all()
+            flags = address_flags(view)
+        else:
+            ports = {name: self._select(name) for name in pending.services}
+        return self._apply(self._desired.update(ports, flags), len(ports))
+
+    def audit(self) -> Applied:
+        """Compare the tables with what should be there and repair the difference (R130)."""
+        if not self._begun:
+            return Applied(0, 0, False)
+        self._out_of_step = False
+        return self._apply(self._desired.audit(self._tables.snapshot()), 0)
+
+    def reclaim(self) -> Applied:
+        """Let given-up ids and slots be used again; call about once a second."""
+        if self._desired.reclaim() and self._begun:
+            return self._apply(self._desired.update({}), 0)
+        return Applied(0, 0, False)
+
+    @property
+    def out_of_step(self) -> bool:
+        """A write failed: `audit` before trusting the tables."""
+        return self._out_of_step
+
+    def problems(self) -> list[Problem]:
+        """Everything an operator must know, without duplicates, in a stable order."""
+        found = [p for problems in self._source_problems.values() for p in problems]
+        found += self._store.problems()
+        found += [p for problems in self._select_problems.values() for p in problems]
+        found += self._desired.problems()
+        return sorted(set(found))
+
+    def counts(self) -> tuple[int, int]:
+        """(Services programmed, Service ports programmed)."""
+        ports = self._desired.ports
+        return len(ports), sum(len(p) for p in ports.values())
+
+    # ---- steps -------------------------------------------------------------------------
+
+    def _node_view(self) -> NodeView:
+        return make_node_view(
+            self._settings.name,
+            self._store.nodes(),
+            self._local_addresses,
+            self._settings.nodeport_addresses,
+        )
+
+    def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:
+        self._select_problems.clear()
+        return {name: self._select(name) for name in self._store.names()}
+
+    def _select(self, name: ServiceName) -> tuple[ServicePort, ...]:
+        self._select_problems.pop(name, None)
+        service = self._store.service(name)
+        if service is None:
+            return ()
+        assert self._node is not None
+        selection = select(service, self._store.slices(name), self._node)
+        if selection.problems:
+            self._select_problems[name] = selection.problems
+        return selection.ports
+
+    def _apply(self, operations: Sequence[Op], services: int) -> Applied:
+        entries = 0
+        withdrawn = False
+        try:
+            for operation in operations:
+                self._tables.apply(operation)
+                entries += len(operation)
+                withdrawn = withdrawn or _withdraws(operation)
+        except (KernelError, CapacityError):
+            # The plan counts on entries that are not there: compare before going on.
+            self._out_of_step = True
+            raise
+        return Applied(services, entries, withdrawn)
+
+
+def _withdraws(operation: Op) -> bool:
+    if operation.map != MapName.BACKENDS or operation.values is None:
+        return False
+    return bool(np.any(operation.values["flags"] & BackendFlag.SERVING == 0))
