@@ -17,12 +17,28 @@ from collections.abc import Callable
 
 QUESTION = b"whoami"
 BUFFER_SIZE = 65536
+CONTROL_SIZE = 128
+NO_INTERFACE = bytes(4)
+IP_PKTINFO = 8  # socket.IP_PKTINFO is missing before Python 3.14
+
+ControlMessage = tuple[int, int, bytes]
 
 
 def answer(name: str, data: bytes, client: tuple[str, int]) -> bytes:
     if data.strip() == QUESTION:
         return f"{name} {client[0]} {client[1]}\n".encode()
     return data
+
+
+def reply_source(control: ControlMessage) -> ControlMessage:
+    """Turn where a datagram was sent to into where its answer comes from.
+
+    A node has several addresses; without this the route to the client would choose.
+    """
+    level, kind, data = control
+    if level == socket.IPPROTO_IPV6:  # struct in6_pktinfo: address, ifindex
+        return level, kind, data[:16] + NO_INTERFACE
+    return level, kind, NO_INTERFACE + data[4:]  # struct in_pktinfo: ifindex, local, destination
 
 
 def serve(name: str, port: int) -> None:
@@ -51,8 +67,9 @@ def serve(name: str, port: int) -> None:
         connection.close()
 
     def reply(server: socket.socket) -> None:
-        data, address = server.recvfrom(BUFFER_SIZE)
-        server.sendto(answer(name, data, (address[0], address[1])), address)
+        data, control, _, address = server.recvmsg(BUFFER_SIZE, CONTROL_SIZE)
+        text = answer(name, data, (address[0], address[1]))
+        server.sendmsg([text], [reply_source(item) for item in control], 0, address)
 
     handlers: dict[socket.SocketKind, Callable[[socket.socket], None]] = {
         socket.SOCK_STREAM: accept,
@@ -76,6 +93,10 @@ def _listen(
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if kind == socket.SOCK_DGRAM and family == socket.AF_INET6:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif kind == socket.SOCK_DGRAM:
+        server.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     server.bind(address)
     if kind == socket.SOCK_STREAM:
         server.listen(4096)

@@ -116,8 +116,7 @@ def check_topology(topology: Topology, *, source: str) -> None:
             raise UsageError(f"{source}: node {node.name} has more than {MAX_PODS_PER_NODE} pods")
         for name in (node.name, *(pod.name for pod in node.pods)):
             _check_place_name(name, seen, source)
-        for pod in node.pods:
-            _check_servers(pod, source)
+        _check_servers(node, source)
     for service in topology.services:
         _check_service(service, source)
 
@@ -134,15 +133,22 @@ def _check_place_name(name: str, seen: set[str], source: str) -> None:
     seen.add(name)
 
 
-def _check_servers(pod: Pod, source: str) -> None:
-    for server in pod.servers:
-        try:
-            parse_server(server)
-        except ValueError as error:
-            kinds = ", ".join(ServerKind)
-            raise UsageError(
-                f"{source}: pod {pod.name}: server {server!r}: {error} (servers: {kinds})"
-            ) from error
+def _check_servers(node: Node, source: str) -> None:
+    """Known kinds, and no port twice where it is one namespace's."""
+    taken: set[tuple[str, int]] = set()
+    for pod in node.pods:
+        for server in pod.servers:
+            try:
+                _, port = parse_server(server)
+            except ValueError as error:
+                kinds = ", ".join(ServerKind)
+                raise UsageError(
+                    f"{source}: pod {pod.name}: server {server!r}: {error} (servers: {kinds})"
+                ) from error
+            namespace = node.name if pod.hostNetwork else pod.name
+            if (namespace, port) in taken:
+                raise UsageError(f"{source}: pod {pod.name}: port {port} is used twice")
+            taken.add((namespace, port))
 
 
 def _check_service(service: dict[str, Any], source: str) -> None:
