@@ -24,7 +24,7 @@ def service(name: str = "web", *, labels: dict[str, str] | None = None, **spec: 
 
 
 def endpoint(address: str, **fields: Any) -> dict[str, Any]:
-    """One endpoint; ready, serving and terminating go to its conditions, zones and nodes to hints."""
+    """One endpoint; ready, serving, terminating are its conditions, zones and nodes its hints."""
     conditions = {k: fields.pop(k) for k in ("ready", "serving", "terminating") if k in fields}
     hints = {}
     if "zones" in fields:
