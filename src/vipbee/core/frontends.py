@@ -61,9 +61,9 @@ class FrontendTable:
         frontends = list(chain.from_iterable(claimed))
         keys = {f.key for f in frontends if f.key not in self.values} - self._reserved
         _require(MapName.FRONTENDS, len(keys), self.room(MapName.FRONTENDS))
-        addresses = {f.key.address for f in frontends if _ROLES[f.kind]}
-        addresses -= self.flags.keys()
-        addresses -= self._reserved_addresses
+        used = {f.key.address for f in frontends if _ROLES[f.kind]}
+        # not `used - self.flags.keys()`: that walks the whole table
+        addresses = {a for a in used if a not in self.flags} - self._reserved_addresses
         _require(MapName.ADDRESSES, len(addresses), self.room(MapName.ADDRESSES))
         self._reserved |= keys
         self._reserved_addresses |= addresses
