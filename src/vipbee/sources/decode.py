@@ -18,44 +18,19 @@ import gc
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from vipbee.errors import ObjectError, SourceError
-from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service
+from vipbee.errors import SourceError
+from vipbee.sources.collect import JSON, SECTIONS, YAML, Collector, Decoded
 from vipbee.sources.yaml_loader import YamlItem, line_of, load_stream
 
-SECTIONS = {"services": "Service", "endpoints": "EndpointSlice", "nodes": "Node"}
-"""Section of the state file → kind of the objects in it."""
-
-_TYPES: dict[str, type[ApiObject]] = {
-    "Service": Service,
-    "EndpointSlice": EndpointSlice,
-    "Node": Node,
-}
-_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Node": "v1"}
-_LIST_KINDS = {"List": None, **{f"{kind}List": kind for kind in _TYPES}}
-
-# What msgspec raises on one bad object; the last two from strings and from deep nesting.
-_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+__all__ = ["Decoded", "decode_objects"]
 
 _GC_PAUSE_BYTES = 1 << 20
 _YAML_RETRY_BYTES = 1 << 20
 _BYTE_OFFSET = re.compile(r" \(byte ([0-9]+)\)$")
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Everything one file says. `ignored` counts objects of other kinds."""
-
-    objects: tuple[ApiObject, ...]
-    problems: tuple[Problem, ...]
-    ignored: int = 0
 
 
 def decode_objects(
@@ -70,7 +45,7 @@ def decode_objects(
     content = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not content:
         raise SourceError(f"{source} is empty: to have no Services write `services: []`")
-    collector = _Collector(source, should_stop)
+    collector = Collector(source, should_stop)
     with _gc_paused(len(data) >= _GC_PAUSE_BYTES):
         if content[:1] in (b"{", b"["):
             _decode_json(data, collector)
@@ -79,52 +54,13 @@ def decode_objects(
     return collector.decoded()
 
 
-# ---- the two notations ---------------------------------------------------------
-
-
-class _Header(Struct, gc=False):
-    kind: str | None = None
-    apiVersion: str | None = None
-
-
-class _Meta(Struct, gc=False):
-    name: str
-    namespace: str = "default"
-
-
-class _Named(Struct, gc=False):
-    metadata: _Meta
-
-
-class _Notation(Struct, frozen=True):
-    """How to turn a node (raw JSON, or a YAML value) into a type."""
-
-    convert: Callable[[Any, Any], Any]
-    mapping: Any
-    items: Any
-
-
-def _json_notation() -> _Notation:
-    decoders = {type_: msgspec.json.Decoder(type_) for type_ in (_Header, _Named, *_TYPES.values())}
-
-    def convert(node: Any, type_: Any) -> Any:
-        decoder = decoders.get(type_)
-        return decoder.decode(node) if decoder else msgspec.json.decode(node, type=type_)
-
-    return _Notation(convert, dict[str, Raw], list[Raw])
-
-
-_JSON = _json_notation()
-_YAML = _Notation(msgspec.convert, dict[str, Any], list[Any])
-
-
-def _decode_json(data: bytes, collector: _Collector) -> None:
+def _decode_json(data: bytes, collector: Collector) -> None:
     source = collector.source
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         # Cutting the document into raw parts reads all of it, so from there on every
         # error concerns one object; an error of syntax shows before anything is added.
-        collector.add_document(Raw(data), _JSON, line=1)
+        collector.add_document(Raw(data), JSON, line=1)
     except msgspec.DecodeError as error:
         if len(data) <= _YAML_RETRY_BYTES and _is_yaml(data, collector):
             return
@@ -143,9 +79,9 @@ def _json_error(data: bytes, error: msgspec.DecodeError, source: str) -> str:
     return f"{source} line {line_of(data, int(match[1]))}: malformed JSON: {reason}"
 
 
-def _is_yaml(data: bytes, collector: _Collector) -> bool:
+def _is_yaml(data: bytes, collector: Collector) -> bool:
     """Take `data` as YAML in flow style, or as JSON documents between `---`."""
-    attempt = _Collector(collector.source, collector.should_stop)
+    attempt = Collector(collector.source, collector.should_stop)
     try:
         _decode_yaml(data, attempt)
     except SourceError:
@@ -154,186 +90,21 @@ def _is_yaml(data: bytes, collector: _Collector) -> bool:
     return True
 
 
-def _decode_yaml(data: bytes, collector: _Collector) -> None:
+def _decode_yaml(data: bytes, collector: Collector) -> None:
     # Items arrive before the document they belong to is known to be of our shape. They
     # are turned into Structs at once all the same, so that no tree of dicts builds up.
-    pending = _Collector(collector.source, collector.should_stop)
+    pending = Collector(collector.source, collector.should_stop)
     for part in load_stream(data, source=collector.source, sections=(*SECTIONS, "items")):
         if isinstance(part, YamlItem):
-            pending.add(part.section, part.value, _YAML, kind=SECTIONS.get(part.section))
+            pending.add(part.section, part.value, YAML, kind=SECTIONS.get(part.section))
             continue
-        collector.add_document(part.value, _YAML, line=part.line)
-        collector.adopt(pending)
-        pending = _Collector(collector.source, collector.should_stop)
+        if collector.add_document(part.value, YAML, line=part.line):
+            collector.adopt(pending)
+        pending = Collector(collector.source, collector.should_stop)
     if not collector.has_document:
         raise SourceError(
             f"{collector.source} has no content: to have no Services write `services: []`"
         )
-
-
-# ---- shapes ----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Collector:
-    """Gathers the objects of one file."""
-
-    source: str
-    should_stop: Callable[[], bool]
-    objects: dict[tuple[str, str, str], ApiObject] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    ignored: int = 0
-    has_document: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def decoded(self) -> Decoded:
-        if not self.objects and not self.problems and self.ignored:
-            message = f"no Service, EndpointSlice or Node among {self.ignored} objects"
-            self.problems.append(Problem(self.source, message, is_error=False))
-        return Decoded(tuple(self.objects.values()), tuple(self.problems), self.ignored)
-
-    def adopt(self, other: _Collector) -> None:
-        """Take over what `other` gathered, after what is here."""
-        for key, value in other.objects.items():
-            self._store(key, value)
-        self.problems += other.problems
-        self.ignored += other.ignored
-        self.has_document |= other.has_document
-
-    def add_document(self, node: Any, notation: _Notation, *, line: int) -> None:
-        """Add one document of any accepted shape; raise SourceError if it has none."""
-        self.has_document = True
-        where = f"{self.source} line {line}"
-        try:
-            fields = notation.convert(node, notation.mapping)
-        except msgspec.ValidationError as error:
-            expected = "services:, endpoints:, nodes: or kind:"
-            raise SourceError(f"{where}: want a mapping with {expected} ({error})") from None
-        if not fields.keys().isdisjoint(SECTIONS):
-            self._add_sections(fields, notation, where)
-            return
-        try:
-            kind = notation.convert(node, _Header).kind
-        except msgspec.ValidationError as error:
-            raise SourceError(f"{where}: {_reason(error)}") from None
-        if kind is None:
-            given = ", ".join(ascii(name) for name in list(fields)[:5]) or "nothing"
-            raise SourceError(
-                f"{where}: want services:, endpoints:, nodes: or kind:, found {given}"
-            )
-        if kind in _LIST_KINDS:
-            for item in self._items(fields, "items", notation, where):
-                self.add("items", item, notation, kind=_LIST_KINDS[kind])
-        else:
-            self.add("documents", node, notation, kind=None)
-
-    def _add_sections(self, fields: dict[str, Any], notation: _Notation, where: str) -> None:
-        for name in fields:
-            if name not in SECTIONS and name not in ("apiVersion", "kind", "metadata"):
-                message = f"unknown field {name!r} is ignored; known: {', '.join(SECTIONS)}"
-                self.problems.append(Problem(self.source, message, is_error=False))
-        for section, kind in SECTIONS.items():
-            for item in self._items(fields, section, notation, where):
-                self.add(section, item, notation, kind=kind)
-
-    def _items(self, fields: dict[str, Any], name: str, notation: _Notation, where: str) -> Any:
-        """List under `name`; a section that is absent or null is empty."""
-        if name not in fields:
-            return ()
-        try:
-            return notation.convert(fields[name], notation.items | None) or ()
-        except msgspec.ValidationError as error:
-            raise SourceError(f"{where}: {name}: {_reason(error)}") from None
-
-    # ---- one object --------------------------------------------------------------
-
-    def add(self, section: str, node: Any, notation: _Notation, *, kind: str | None) -> None:
-        """Add one object. `kind` is what an object that does not say is taken for."""
-        if self.should_stop():
-            raise SourceError(f"{self.source}: reading was interrupted")
-        index = self.counts.get(section, 0)
-        self.counts[section] = index + 1
-        wanted = kind
-        try:
-            header = notation.convert(node, _Header)
-            wanted = header.kind or kind
-            if wanted is None:
-                raise ObjectError("", "has no kind")
-            if section in SECTIONS and wanted != kind:
-                raise ObjectError("", f"is no {kind}: only those belong under {section}:")
-            if not _is_known(wanted, header.apiVersion):
-                self.ignored += 1
-                return
-            value: ApiObject = notation.convert(node, _TYPES[wanted])
-            meta = value.metadata
-            # Nodes have no namespace; the model gives them one that means nothing.
-            namespace = "" if wanted == "Node" else meta.namespace
-            _check_name(wanted, namespace, meta.name)
-        except (ObjectError, *_DECODE_ERRORS) as error:
-            label = _label(wanted, node, notation) or f"{section}[{index}] of {self.source}"
-            self.problems.append(Problem(label, _reason(error), is_error=True))
-            return
-        self._store((wanted, namespace, meta.name), value)
-
-    def _store(self, key: tuple[str, str, str], value: ApiObject) -> None:
-        if key in self.objects:
-            kind, namespace, name = key
-            label = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-            message = f"given more than once in {self.source}: the first is used"
-            self.problems.append(Problem(label, message, is_error=False))
-            return
-        self.objects[key] = value
-
-
-def _is_known(kind: str, version: str | None) -> bool:
-    """Whether this is an object we read; a `Service` may also be Knative's, for one."""
-    if kind not in _TYPES:
-        return False
-    if not version or version == _VERSIONS[kind]:
-        return True
-    group = _VERSIONS[kind].rpartition("/")[0]
-    if group and version.startswith(f"{group}/"):
-        raise ObjectError("", f"apiVersion {version} is not supported: use {_VERSIONS[kind]}")
-    return False
-
-
-def _check_name(kind: str, namespace: str, name: str) -> None:
-    """Refuse what is no name in Kubernetes: names end up in maps, tables and logs."""
-    if kind != "Node" and not _LABEL.fullmatch(namespace):
-        raise ObjectError("", f"metadata.namespace: {namespace!a} is not a DNS label")
-    if kind == "Service" and not _LABEL.fullmatch(name):
-        what = "a DNS label (a-z, 0-9 and '-', at most 63)"
-        raise ObjectError("", f"metadata.name: {name!a} is not {what}")
-    if not _SUBDOMAIN.fullmatch(name):
-        what = "a DNS name (a-z, 0-9, '-' and '.', at most 253)"
-        raise ObjectError("", f"metadata.name: {name!a} is not {what}")
-
-
-def _label(kind: str | None, node: Any, notation: _Notation) -> str | None:
-    """'Service default/web', read leniently, for messages."""
-    try:
-        meta = notation.convert(node, _Named).metadata
-    except _DECODE_ERRORS:
-        return None
-    name = meta.name if kind == "Node" else f"{meta.namespace}/{meta.name}"
-    if not (name.isascii() and name.isprintable()):
-        name = ascii(name)
-    return f"{kind} {name}" if kind else name
-
-
-def _reason(error: Exception) -> str:
-    """One sentence, path first: "spec.ports[0].port: expected int, got str"."""
-    if isinstance(error, ObjectError):
-        return error.reason
-    if isinstance(error, UnicodeDecodeError):
-        return "is not valid UTF-8"
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    message, _, path = str(error).replace("`", "").partition(" - at ")
-    message = message.removeprefix("Object ").removeprefix("JSON is malformed: ")
-    message = message[:1].lower() + message[1:]
-    path = path.removeprefix("$").removeprefix(".")
-    return f"{path}: {message}" if path else message
 
 
 @contextmanager

@@ -91,8 +91,7 @@ def load_stream(
     try:
         yield from _Builder(parser, source=source, sections=frozenset(sections)).documents()
     except yaml.MarkedYAMLError as error:
-        line = getattr(error.problem_mark or error.context_mark, "line", 0) + 1
-        raise SourceError(f"{source} line {line}: {error.problem or error.context}") from None
+        raise SourceError(f"{source} {_place_and_reason(error, data)}") from None
     except yaml.reader.ReaderError as error:
         line = line_of(data, error.position)
         raise SourceError(f"{source} line {line}: {error.reason}") from None
@@ -109,6 +108,17 @@ def load_document(data: bytes, *, source: str) -> Any:
 def line_of(data: bytes, offset: int) -> int:
     """Line, counted from 1, of a byte of `data`."""
     return data.count(b"\n", 0, offset) + 1
+
+
+def _place_and_reason(error: yaml.MarkedYAMLError, data: bytes) -> str:
+    """libyaml's words: "line 9: did not find …, while scanning a quoted scalar from line 2"."""
+    last = line_of(data, len(data.rstrip()))  # libyaml names the line after the end
+    line = min(getattr(error.problem_mark or error.context_mark, "line", 0) + 1, last)
+    if not error.problem or not error.context:
+        return f"line {line}: {error.problem or error.context}"
+    start = getattr(error.context_mark, "line", line - 1) + 1
+    since = f" from line {start}" if start != line else ""
+    return f"line {line}: {error.problem}, {error.context}{since}"
 
 
 def _checked(data: bytes, source: str) -> bytes:
@@ -133,9 +143,10 @@ class _Builder:
     def documents(self) -> Iterator[YamlItem | YamlDocument]:
         while True:
             event = self._next_event()
-            if event is None or type(event) is StreamEndEvent:
+            kind: type = type(event)
+            if event is None or kind is StreamEndEvent:
                 return
-            if type(event) is DocumentStartEvent:
+            if kind is DocumentStartEvent:
                 root: list[Any] = []
                 line = event.start_mark.line + 1
                 yield from self._document(root)
