@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside a guest: the agent serves a state file, and programs connect through VIPs.
+
+Reports what it saw and asserts nothing, so that the host's tests name each fact.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup/clients")
+PINS = Path("/sys/fs/bpf/vipbee")
+STATE_FILE = "/guest/state.yaml"
+HEALTH = "127.0.0.1:10256"
+BACKENDS = {4: "10.244.1.2", 6: "fd00:10:244::2"}
+VIPS = {4: "10.96.0.10", 6: "fd00:10:96::10"}
+EMPTY_VIP = "10.96.0.66"
+TCP_PORT, UDP_PORT, BACKEND_PORT = 80, 53, 8080
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+DEADLINE_S = 60.0
+
+
+def main() -> dict[str, object]:
+    for address in BACKENDS.values():
+        add_address(address)
+    CGROUP.mkdir()
+    seen: dict[str, object] = {"check": vipbee("check")}
+    agent = start_agent()
+    try:
+        wait_until_ready(agent)
+        (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
+        with echo_servers():
+            for version in FAMILIES:
+                seen[f"tcp{version}"] = attempt(lambda v=version: tcp_exchange(v))
+                seen[f"udp{version}"] = attempt(lambda v=version: udp_exchange(v))
+                seen[f"udp{version}_connected"] = attempt(lambda v=version: udp_connected(v))
+            seen["tcp4_mapped"] = attempt(tcp_mapped)
+            seen["tcp_empty"] = attempt(lambda: tcp_refused(EMPTY_VIP, TCP_PORT))
+            seen["tcp_unknown_port"] = attempt(lambda: tcp_refused(VIPS[4], 81))
+            seen["udp_empty"] = attempt(udp_refused)
+            agent.send_signal(signal.SIGKILL)
+            agent.wait()
+            seen["tcp4_agent_killed"] = attempt(lambda: tcp_exchange(4))
+    finally:
+        agent.kill()
+        agent.wait()
+    seen["status"] = vipbee("status")
+    seen["cleanup"] = vipbee("cleanup")
+    seen["left_behind"] = sorted(str(path) for path in PINS.parent.rglob("*"))
+    return seen
+
+
+# ---- the product's own commands --------------------------------------------------------
+
+
+def vipbee(command: str) -> dict[str, object]:
+    result = subprocess.run(
+        [*COMMAND, command, *OPTIONS[command]], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    return {"exit": result.returncode, "output": result.stdout + result.stderr}
+
+
+COMMAND = (sys.executable, "-c", "from vipbee.cli.main import main; main()")
+PLACES = ("--cgroup-root", str(CGROUP), "--bpf-root", str(PINS))
+OPTIONS = {"check": PLACES, "status": PLACES[2:], "cleanup": PLACES[2:]}
+
+
+def start_agent() -> subprocess.Popen[bytes]:
+    source = ("--state-file", STATE_FILE, "--hostname-override", "guest")
+    return subprocess.Popen(
+        [*COMMAND, "agent", *source, *PLACES, "--healthz-bind-address", HEALTH],
+    )
+
+
+def wait_until_ready(agent: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if agent.poll() is not None:
+            raise RuntimeError(f"the agent ended with exit code {agent.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://{HEALTH}/healthz", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)  # polls a condition; the deadline decides
+    raise RuntimeError("the agent was not ready in time")
+
+
+# ---- backends --------------------------------------------------------------------------
+
+
+def add_address(address: str) -> None:
+    command = ["ip", "addr", "add", address, "dev", "lo"]
+    subprocess.run([*command, "nodad"] if ":" in address else command, check=True)
+
+
+@contextmanager
+def echo_servers() -> Iterator[None]:
+    sockets = []
+    for version, family in FAMILIES.items():
+        stream = socket.create_server((BACKENDS[version], BACKEND_PORT), family=family)
+        datagram = socket.socket(family, socket.SOCK_DGRAM)
+        datagram.bind((BACKENDS[version], BACKEND_PORT))
+        sockets += [stream, datagram]
+        threading.Thread(target=echo_stream, args=(stream,), daemon=True).start()
+        threading.Thread(target=echo_datagram, args=(datagram,), daemon=True).start()
+    try:
+        yield
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def echo_stream(server: socket.socket) -> None:
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(connection.recv(64))
+
+
+def echo_datagram(server: socket.socket) -> None:
+    while True:
+        data, client = server.recvfrom(64)
+        server.sendto(data, client)
+
+
+# ---- clients: each returns [payload, the peer as the application sees it] ------------------
+
+
+def attempt(action: Callable[[], object]) -> object:
+    try:
+        return action()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, repr(error))
+
+
+def client(family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    made = socket.socket(family, kind)
+    made.settimeout(10)
+    return made
+
+
+def tcp_exchange(version: int) -> list[object]:
+    with client(FAMILIES[version], socket.SOCK_STREAM) as stream:
+        stream.connect((VIPS[version], TCP_PORT))
+        stream.sendall(b"hello")
+        return [stream.recv(64).decode(), *stream.getpeername()[:2]]
+
+
+def tcp_mapped() -> list[object]:
+    with client(socket.AF_INET6, socket.SOCK_STREAM) as stream:
+        stream.connect((f"::ffff:{VIPS[4]}", TCP_PORT))
+        stream.sendall(b"hello")
+        return [stream.recv(64).decode(), *stream.getpeername()[:2]]
+
+
+def udp_exchange(version: int) -> list[object]:
+    with client(FAMILIES[version], socket.SOCK_DGRAM) as datagram:
+        datagram.sendto(b"hello", (VIPS[version], UDP_PORT))
+        data, source = datagram.recvfrom(64)
+        return [data.decode(), *source[:2]]
+
+
+def udp_connected(version: int) -> list[object]:
+    with client(FAMILIES[version], socket.SOCK_DGRAM) as datagram:
+        datagram.connect((VIPS[version], UDP_PORT))
+        datagram.send(b"hello")
+        return [datagram.recv(64).decode(), *datagram.getpeername()[:2]]
+
+
+def tcp_refused(address: str, port: int) -> str:
+    with client(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        stream.connect((address, port))
+        return "connected"
+
+
+def udp_refused() -> str:
+    with client(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        datagram.sendto(b"hello", (EMPTY_VIP, UDP_PORT))
+        return "sent"
