@@ -55,7 +55,10 @@ class Reconciler:
         self._pending = Changes(set(), False)
         self._source_problems: dict[str, tuple[Problem, ...]] = {}
         self._select_problems: dict[ServiceName, tuple[Problem, ...]] = {}
+        self._loaded: set[str] = set()
+        self._unknown: set[str] = set()  # sources that never delivered: nothing is deleted
         self._begun = False
+        self._is_complete = False
         self._out_of_step = False
 
     # ---- what came in ------------------------------------------------------------------
@@ -70,6 +73,8 @@ class Reconciler:
         """`source` now consists of exactly these objects."""
         self._pending |= self._store.replace(source, objects)
         self._source_problems[source] = tuple(problems)
+        self._unknown.discard(source)
+        self._loaded.add(source)
 
     def fail(self, source: str, problem: Problem | None) -> None:
         """`source` cannot be read (its objects stay), or can again (None)."""
@@ -78,9 +83,12 @@ class Reconciler:
             self._source_problems.pop(key, None)
         else:
             self._source_problems[key] = (problem,)
+            if source not in self._loaded:
+                self._unknown.add(source)
 
     def remove_source(self, source: str) -> None:
         self.replace(source, ())
+        self._loaded.discard(source)
         self._source_problems.pop(source, None)
 
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
@@ -96,19 +104,27 @@ class Reconciler:
     # ---- what goes out -----------------------------------------------------------------
 
     def begin(self) -> Applied:
-        """The first complete programming: everything known, and nothing else, is served."""
+        """The first programming: everything known, and nothing else, is served.
+
+        While a source has never delivered, what an earlier process programmed stays: it
+        may be that source's. `program` makes up for it once all are known.
+        """
         self._node = self._node_view()
         ports = self._select_all()
+        flags = address_flags(self._node)
         self._pending = Changes(set(), False)
         self._begun = True
-        return self._apply(self._desired.full(ports, address_flags(self._node)), len(ports))
+        self._is_complete = not self._unknown
+        plan = self._desired.full if self._is_complete else self._desired.update
+        return self._apply(plan(ports, flags), len(ports))
 
     def program(self) -> Applied:
         """Apply what came in since the last call; cheap if nothing did."""
-        pending, self._pending = self._pending, Changes(set(), False)
-        if not self._begun or (not pending.services and not pending.node):
-            self._pending = pending
+        if not self._begun or not self._pending:
             return Applied(0, 0, False)
+        if not self._is_complete and not self._unknown:
+            return self.begin()
+        pending, self._pending = self._pending, Changes(set(), False)
         flags = None
         if pending.node and (view := self._node_view()) != self._node:
             self._node = view
@@ -120,7 +136,7 @@ class Reconciler:
 
     def audit(self) -> Applied:
         """Compare the tables with what should be there and repair the difference (R130)."""
-        if not self._begun:
+        if not self._is_complete:
             return Applied(0, 0, False)
         self._out_of_step = False
         return self._apply(self._desired.audit(self._tables.snapshot()), 0)

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node daemon: the one place where the parts are put together.
+
+    source ──► Reconciler ──► KernelTables        one task follows the source
+    audit, reclaim, addresses, health, metrics    one small task each
+
+All tasks live in one group: if one fails unexpectedly the process ends with a message
+and is started again; the kernel forwards on meanwhile. Stopping changes nothing in the
+kernel either; only `vipbee cleanup` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from vipbee import __version__
+from vipbee.abi import MapName, ReportSeverity
+from vipbee.config import AgentConfig
+from vipbee.core.plan import Op
+from vipbee.datapath import netns, pins
+from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.features import SIZED_MAPS, probe_features
+from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.loader import Loaded, LoadRequest, load
+from vipbee.datapath.mounts import find_cgroup_root
+from vipbee.datapath.release import release_stale_sockets
+from vipbee.errors import CapacityError, KernelError, UsageError
+from vipbee.model import Problem
+from vipbee.observe.health import Health
+from vipbee.observe.http import serve_health, serve_metrics
+from vipbee.observe.metrics import AgentMetrics
+from vipbee.reconcile import Applied, NodeSettings, Reconciler
+from vipbee.sources.statefile import Failed, StateFileSource, Synced
+from vipbee.sources.statefile import Loaded as FileLoaded
+from vipbee.sources.statefile import Removed as FileRemoved
+
+log = structlog.get_logger()
+
+RECLAIM_INTERVAL_S = 1.0
+RETRY_INTERVAL_S = 2.0
+LOCK_WAIT_S = 5.0  # a rolling restart overlaps for a moment
+
+
+class Agent:
+    """A loaded datapath and what keeps it up to date. Built by `run`."""
+
+    def __init__(self, config: AgentConfig, loaded: Loaded, tables: KernelTables) -> None:
+        self._config = config
+        self._directory = loaded.directory
+        self._adopted = loaded.adopted
+        self._layouts = load_layouts()
+        self._tables = tables
+        self._reconciler = Reconciler(
+            tables,
+            self._layouts,
+            tables.capacity,
+            NodeSettings(config.node_name, config.nodeport_addresses),
+        )
+        self._problems: list[Problem] | None = None
+        self._card = np.zeros(1, dtype=self._layouts["agent_info"])
+        self._card["node_name"] = config.node_name.encode()
+        self._card["version"] = __version__.encode()
+        self._card["source"] = str(config.state_file).encode()
+        self._card["started_unix_ns"] = time.time_ns()
+        self._card["pid"] = os.getpid()
+        self.health = Health()
+        self.metrics = AgentMetrics(tables)
+
+    # ---- life --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Adopt what is pinned and note who we are; nothing else is written yet."""
+        if self._adopted:
+            self._reconciler.adopt()
+        self._reconciler.set_local_addresses(netns.local_addresses())
+        self._write_card()
+
+    async def follow_source(self, source: StateFileSource) -> None:
+        """Program what the source says, from its first complete list on (R8)."""
+        async for event in source.watch():
+            match event:
+                case FileLoaded():
+                    self._reconciler.fail(event.source, None)
+                    self._reconciler.replace(event.source, event.objects, event.problems)
+                    log.info("source loaded", source=event.source, objects=len(event.objects))
+                case FileRemoved():
+                    self._reconciler.fail(event.source, None)
+                    self._reconciler.remove_source(event.source)
+                    log.info("source removed", source=event.source)
+                case Failed():
+                    problem = Problem(event.source, str(event.error), is_error=True)
+                    self._reconciler.fail(event.source, problem)
+                    log.warning("source unusable, last good state stays", reason=str(event.error))
+                case Synced():
+                    self._step("first programming", self._reconciler.begin)
+                    self._step("audit", self._reconciler.audit)
+                    log.info("ready", services=self._reconciler.counts()[0])
+                    continue
+            self._step("programmed", self._reconciler.program)
+
+    async def audit_regularly(self) -> None:
+        """Repair what somebody else changed; sooner after a failed write (R130)."""
+        while True:
+            started = time.monotonic()
+            while time.monotonic() - started < self._config.audit_interval_s:
+                await asyncio.sleep(min(RETRY_INTERVAL_S, self._config.audit_interval_s))
+                if self._reconciler.out_of_step:
+                    break
+            self._step("audit", self._reconciler.audit)
+
+    async def reclaim_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(RECLAIM_INTERVAL_S)
+            self._step("retried", self._reconciler.reclaim)
+
+    async def follow_addresses(self) -> None:
+        """NodePorts follow the addresses of the node."""
+        async for _ in netns.address_changes():
+            self._reconciler.set_local_addresses(netns.local_addresses())
+            self._step("addresses changed", self._reconciler.program)
+
+    # ---- one step ----------------------------------------------------------------------
+
+    def _step(self, what: str, action: Callable[[], Applied]) -> None:
+        """Run one reconcile step and tell everybody who wants to know."""
+        started = time.perf_counter()
+        self.health.queued(time.time())
+        try:
+            applied = action()
+        except (KernelError, CapacityError) as error:
+            log.error("programming failed, will compare and retry", step=what, reason=str(error))
+            return
+        took_s = time.perf_counter() - started
+        if self._reconciler.begun:
+            self.health.synced(time.time())
+        if applied.backends_withdrawn:
+            released = release_stale_sockets(self._directory, self._layouts)
+            if released:
+                log.info("released UDP sockets of backends that are gone", sockets=released)
+        self._write_problems()
+        if what == "audit":
+            self._card["audits"] += 1
+            self._card["repairs"] += applied.entries
+        if applied.entries or applied.services or what == "audit":
+            self.metrics.observe_sync(took_s, full=what == "first programming")
+            if self._reconciler.begun:
+                self._card["synced_unix_ns"] = time.time_ns()
+            self._write_card()
+        if applied.entries:
+            log.info(
+                what,
+                services=applied.services,
+                entries=applied.entries,
+                took_ms=round(took_s * 1e3, 2),
+            )
+
+    def _write_card(self) -> None:
+        self._tables.apply(Op(MapName.AGENT, np.zeros(1, dtype=np.uint32), self._card))
+
+    def _write_problems(self) -> None:
+        """Put the current problems where `vipbee status` finds them, and log new ones."""
+        problems = self._reconciler.problems()
+        if problems == self._problems:
+            return
+        for problem in set(problems) - set(self._problems or ()):
+            log.warning("problem", object=problem.object, reason=problem.message)
+        room = self._tables.max_entries(MapName.REPORTS)
+        shown = problems[:room]
+        values = np.zeros(len(shown), dtype=self._layouts["report"])
+        for value, problem in zip(values, shown, strict=True):
+            value["object"] = problem.object.encode()[:191]
+            value["message"] = problem.message.encode()[:315]
+            value["severity"] = (
+                ReportSeverity.ERROR if problem.is_error else ReportSeverity.WARNING
+            )
+        keys = np.arange(len(shown), dtype=np.uint32)
+        self._tables.apply(Op(MapName.REPORTS, keys, values))
+        beyond, _ = self._tables.read_hash(MapName.REPORTS)
+        self._tables.apply(Op(MapName.REPORTS, beyond[beyond >= len(shown)], None))
+        self._problems = problems
+        self.metrics.problems = len(problems)
+
+
+async def run(config: AgentConfig) -> None:
+    """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
+    if config.state_file is None:
+        raise UsageError(
+            "a Kubernetes API server as a source is not implemented yet: use --state-file"
+        )
+    bpf_root = Path(config.bpf_root)
+    pins.prepare_root(bpf_root)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pins.exclusive(bpf_root, wait_s=LOCK_WAIT_S))
+        loaded = _load(config, bpf_root)
+        tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
+        agent = Agent(config, loaded, tables)
+        agent.start()
+        source = StateFileSource(config.state_file)
+        async with _stopped_by_signal(), _servers(config, agent), asyncio.TaskGroup() as tasks:
+            tasks.create_task(agent.follow_source(source), name="source")
+            tasks.create_task(agent.audit_regularly(), name="audit")
+            tasks.create_task(agent.reclaim_regularly(), name="reclaim")
+            tasks.create_task(agent.follow_addresses(), name="addresses")
+    log.info("stopped; forwarding goes on until `vipbee cleanup`")
+
+
+def _load(config: AgentConfig, bpf_root: Path) -> Loaded:
+    started = time.perf_counter()
+    cgroup_root = Path(config.cgroup_root) if config.cgroup_root else find_cgroup_root()
+    features = probe_features()
+    loaded = load(
+        LoadRequest(
+            bpf_root=bpf_root,
+            cgroup_root=cgroup_root,
+            sizes=_sizes(config),
+            features=features,
+            node_netns_cookie=netns.netns_cookie(),
+            bind_protection=config.bind_protection,
+            socket_lb=config.socket_lb,
+        )
+    )
+    log.info(
+        "datapath loaded",
+        adopted=loaded.adopted,
+        replaced=len(loaded.replaced),
+        cgroup=str(cgroup_root),
+        took_ms=round((time.perf_counter() - started) * 1e3, 1),
+    )
+    for name, (pinned, configured) in loaded.kept_sizes.items():
+        log.warning("map keeps its size until `vipbee cleanup`", map=name, size=pinned, configured=configured)
+    return loaded
+
+
+def _sizes(config: AgentConfig) -> dict[str, int]:
+    sizes = config.map_sizes or config.default_map_sizes(_memory_bytes())
+    return {name: int(getattr(sizes, _SIZE_OF.get(name, name))) for name in SIZED_MAPS}
+
+
+_SIZE_OF = {"service_counters": "services", "backend_counters": "backends"}
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextlib.asynccontextmanager
+async def _stopped_by_signal() -> AsyncIterator[None]:
+    """Leave the block quietly when SIGTERM or SIGINT arrives."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+        task.uncancel()
+
+
+@contextlib.asynccontextmanager
+async def _servers(config: AgentConfig, agent: Agent) -> AsyncIterator[None]:
+    async with (
+        serve_health(config.healthz_bind_address, agent.health),
+        serve_metrics(config.metrics_bind_address, agent.metrics.registry, agent.health),
+    ):
+        yield

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's own network namespace: its cookie and the addresses of its interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+from pyroute2 import IPRoute
+
+from vipbee.address import parse_address
+
+_SO_NETNS_COOKIE = 71
+_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
+_SCOPE_UNIVERSE = 0
+_IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # dad failed, deprecated, tentative
+
+
+def netns_cookie() -> int:
+    """The cookie BPF sees for this namespace; 0 if the kernel cannot tell (below 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    (cookie,) = struct.unpack("=Q", raw)
+    return int(cookie)
+
+
+def local_addresses() -> tuple[bytes, ...]:
+    """Global addresses of all interfaces, 16 bytes each, the preferred one of a family first.
+
+    Preferred: on the interface of the default route, then by interface index. Loopback,
+    link-local and not (yet) usable addresses are left out.
+    """
+    with IPRoute() as route:
+        uplinks = {
+            attribute
+            for message in route.get_default_routes()
+            if (attribute := message.get_attr("RTA_OIF")) is not None
+        }
+        found = []
+        for message in route.get_addr(scope=_SCOPE_UNIVERSE):
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if message["flags"] & _IFA_F_UNUSABLE or text is None:
+                continue
+            index = message["index"]
+            found.append((index not in uplinks, index, parse_address(text)))
+    return tuple(dict.fromkeys(address for _, _, address in sorted(found, key=lambda f: f[:2])))
+
+
+async def address_changes() -> AsyncIterator[None]:
+    """Yield whenever an address of this namespace was added or removed (bursts as one)."""
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+        netlink.setblocking(False)
+
+        def drain() -> None:
+            # ENOBUFS means messages were lost: a full read follows anyway (F68)
+            with contextlib.suppress(BlockingIOError, OSError):
+                while True:
+                    netlink.recv(65536)
+            changed.set()
+
+        loop.add_reader(netlink, drain)
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield
+        finally:
+            loop.remove_reader(netlink)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One network namespace and one cgroup whose sockets run through the shipped hooks.
+
+Backends are addresses on the namespace's loopback device and there is no other device,
+so a test needs milliseconds to set up and nothing can leave. The datapath is the
+product's own: loader, Desired, KernelTables.
+
+    with Hooked.up() as hooked:
+        hooked.program(service_ports)
+        answer = hooked.run(lambda: socket.create_connection(("10.96.0.10", 80)).getpeername())
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as c
+import os
+import pickle
+import select
+import shutil
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from vipbee.abi import LAYOUT_VERSION
+from vipbee.core.desired import Desired
+from vipbee.datapath import pins
+from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.features import SIZED_MAPS, Features, probe_features
+from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.loader import Loaded, LoadRequest, load
+from vipbee.datapath.mounts import find_cgroup_root
+from vipbee.datapath.pins import PinDirectory
+from vipbee.model import ServiceName, ServicePort
+
+Result = TypeVar("Result")
+
+V4 = tuple(f"10.244.1.{n}" for n in range(1, 10))
+V6 = tuple(f"fd00:10:244:1::{n}" for n in range(1, 10))
+NODE_V4, NODE_V6 = "172.30.0.1", "fd00:172:30::1"
+
+_LIBC = c.CDLL(None, use_errno=True)
+
+
+class Child:
+    """A forked process in the namespace and the cgroup; `stop` ends it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+class Hooked:
+    """See the module. Built by `up`."""
+
+    def __init__(self, name: str, sizes: dict[str, int], features: Features) -> None:
+        self.name = name
+        self.netns = Path("/run/netns") / name
+        self.cgroup = find_cgroup_root() / name
+        self.bpf_root = Path("/sys/fs/bpf") / name
+        self.features = features
+        self.sizes = sizes
+        self.layouts = load_layouts()
+        self.children: list[Child] = []
+        self.loaded: Loaded | None = None
+        self.tables: KernelTables | None = None
+        self.desired: Desired | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def up(
+        cls,
+        name: str = "vipbee-hooked",
+        *,
+        entries: int = 4096,
+        sizes: dict[str, int] | None = None,
+        features: Features | None = None,
+        bind_protection: bool = False,
+    ) -> Iterator[Hooked]:
+        """Clean up what a killed run left, set up, hand over, clean up."""
+        all_sizes = {**dict.fromkeys(SIZED_MAPS, entries), **(sizes or {})}
+        hooked = cls(name, all_sizes, features or probe_features())
+        hooked.down()
+        try:
+            hooked._set_up()
+            hooked.load(bind_protection=bind_protection)
+            yield hooked
+        finally:
+            hooked.down()
+
+    def _set_up(self) -> None:
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        commands = ["link set lo up"]
+        commands += [f"addr add {a}/32 dev lo" for a in (*V4, NODE_V4)]
+        commands += [f"addr add {a}/128 dev lo nodad" for a in (*V6, NODE_V6)]
+        subprocess.run(
+            ["ip", "-n", self.name, "-batch", "-"],
+            input="\n".join(commands),
+            text=True,
+            check=True,
+        )
+        self.cgroup.mkdir()
+
+    def load(self, *, bind_protection: bool = False) -> Loaded:
+        """Start (again), as the agent does."""
+        pins.prepare_root(self.bpf_root)
+        cookie = self.run(_netns_cookie)
+        with pins.exclusive(self.bpf_root):
+            self.loaded = load(
+                LoadRequest(
+                    bpf_root=self.bpf_root,
+                    cgroup_root=self.cgroup,
+                    sizes=self.sizes,
+                    features=self.features,
+                    node_netns_cookie=cookie,
+                    bind_protection=bind_protection,
+                )
+            )
+        if self.tables is not None:
+            self.tables.close()
+        self.tables = KernelTables(self.loaded.directory, self.layouts)
+        self.desired = Desired(self.layouts, self.tables.capacity)
+        if self.loaded.adopted:
+            self.desired.adopt(self.tables.snapshot())
+        return self.loaded
+
+    @property
+    def directory(self) -> PinDirectory:
+        return PinDirectory(self.bpf_root / LAYOUT_VERSION)
+
+    def program(
+        self,
+        ports: Sequence[ServicePort],
+        *,
+        gone: Sequence[ServiceName] = (),
+        node_addresses: dict[bytes, int] | None = None,
+    ) -> int:
+        """Program these Service ports (all of their Services); returns entries written."""
+        assert self.desired is not None and self.tables is not None
+        by_service: dict[ServiceName, list[ServicePort]] = {name: [] for name in gone}
+        for port in ports:
+            by_service.setdefault(port.key.service, []).append(port)
+        written = 0
+        for operation in self.desired.update(by_service, node_addresses):
+            self.tables.apply(operation)
+            written += len(operation)
+        return written
+
+    # ---- processes in it ---------------------------------------------------------------
+
+    def _fork(self, action: Callable[[], None], *, new_netns: bool = False) -> Child:
+        pid = os.fork()
+        if pid:
+            child = Child(pid)
+            self.children.append(child)
+            return child
+        status = 1
+        try:
+            (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+            fd = os.open(self.netns, os.O_RDONLY)
+            if _LIBC.setns(fd, 0x40000000):
+                raise OSError(c.get_errno(), "setns")
+            os.close(fd)
+            if new_netns and _LIBC.unshare(0x40000000):
+                raise OSError(c.get_errno(), "unshare")
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def run(
+        self, action: Callable[[], Result], *, timeout_s: float = 20.0, new_netns: bool = False
+    ) -> Result:
+        """Run `action` in the namespace and cgroup, in a process of its own; its result.
+
+        An exception it raises is raised here. With `new_netns` it runs in a fresh, empty
+        network namespace but under the same hooks.
+        """
+        reader, writer = os.pipe()
+
+        def wrapped() -> None:
+            os.close(reader)
+            try:
+                outcome: tuple[bool, object] = (True, action())
+            except BaseException as error:
+                outcome = (False, error)
+            with open(writer, "wb") as pipe:
+                pickle.dump(outcome, pipe)
+
+        child = self._fork(wrapped, new_netns=new_netns)
+        os.close(writer)
+        deadline = time.monotonic() + timeout_s
+        data = b""
+        with open(reader, "rb", buffering=0) as pipe:
+            while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                chunk = pipe.read(65536)
+                if not chunk:
+                    break
+                data += chunk
+        child.stop()
+        self.children.remove(child)
+        if not data:
+            raise TimeoutError(f"no result within {timeout_s} s")
+        succeeded, result = pickle.loads(data)
+        if not succeeded:
+            raise result
+        return result
+
+    def start(self, serve: Callable[[Callable[[], None]], None]) -> Child:
+        """Run `serve(ready)` in the background; returns once it has called `ready()`."""
+        reader, writer = os.pipe()
+
+        def wrapped() -> None:
+            os.close(reader)
+
+            def ready() -> None:
+                os.write(writer, b"1")
+                os.close(writer)
+
+            serve(ready)
+
+        child = self._fork(wrapped)
+        os.close(writer)
+        try:
+            if not select.select([reader], [], [], 10)[0] or os.read(reader, 1) != b"1":
+                raise TimeoutError("the server did not start")
+        finally:
+            os.close(reader)
+        return child
+
+    def down(self) -> None:
+        """Remove everything of this name, also what another process left."""
+        for child in self.children:
+            child.stop()
+        self.children.clear()
+        if self.tables is not None:
+            self.tables.close()
+            self.tables = None
+        if self.cgroup.is_dir():
+            for pid in (self.cgroup / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            deadline = time.monotonic() + 5
+            while (self.cgroup / "cgroup.procs").read_text() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.cgroup.rmdir()
+        if self.bpf_root.is_dir():
+            shutil.rmtree(self.bpf_root)
+        if self.netns.exists():
+            subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+
+def _netns_cookie() -> int:
+    from vipbee.datapath.netns import netns_cookie
+
+    return netns_cookie()
