@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup/clients")
@@ -43,16 +44,16 @@ def main() -> dict[str, object]:
         (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
         with echo_servers():
             for version in FAMILIES:
-                seen[f"tcp{version}"] = attempt(lambda v=version: tcp_exchange(v))
-                seen[f"udp{version}"] = attempt(lambda v=version: udp_exchange(v))
-                seen[f"udp{version}_connected"] = attempt(lambda v=version: udp_connected(v))
+                seen[f"tcp{version}"] = attempt(partial(tcp_exchange, version))
+                seen[f"udp{version}"] = attempt(partial(udp_exchange, version))
+                seen[f"udp{version}_connected"] = attempt(partial(udp_connected, version))
             seen["tcp4_mapped"] = attempt(tcp_mapped)
-            seen["tcp_empty"] = attempt(lambda: tcp_refused(EMPTY_VIP, TCP_PORT))
-            seen["tcp_unknown_port"] = attempt(lambda: tcp_refused(VIPS[4], 81))
+            seen["tcp_empty"] = attempt(partial(tcp_refused, EMPTY_VIP, TCP_PORT))
+            seen["tcp_unknown_port"] = attempt(partial(tcp_refused, VIPS[4], 81))
             seen["udp_empty"] = attempt(udp_refused)
             agent.send_signal(signal.SIGKILL)
             agent.wait()
-            seen["tcp4_agent_killed"] = attempt(lambda: tcp_exchange(4))
+            seen["tcp4_agent_killed"] = attempt(partial(tcp_exchange, 4))
     finally:
         agent.kill()
         agent.wait()
