@@ -105,13 +105,17 @@ def _private_apt(suite: str, root: Path) -> list[str]:
 
 
 def debian_mirror() -> str:
-    """The URI of the Debian archive in this machine's apt configuration."""
+    """The URI of the Debian archive: VIPBEE_DEBIAN_MIRROR, or the one apt uses here."""
+    if named := os.environ.get("VIPBEE_DEBIAN_MIRROR"):
+        return named
     lists = _run(["apt-get", "indextargets", "--format", "$(SITE) $(REPO_URI) $(ORIGIN) $(LABEL)"])
     for line in lists.splitlines():
         _, uri, *names = line.split()
         if names == ["Debian", "Debian"]:
             return uri
-    raise KernelUnavailableError("apt is not configured with a Debian mirror")
+    raise KernelUnavailableError(
+        "apt is not configured with a Debian mirror: name one in VIPBEE_DEBIAN_MIRROR"
+    )
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:
