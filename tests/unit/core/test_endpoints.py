@@ -129,6 +129,7 @@ READY_LOCAL = endpoint("10.0.0.1", node="n1")
 SERVING = endpoint("10.0.0.1", ready=False)
 NOT_SERVING = endpoint("10.0.0.1", ready=False, serving=False)
 TERMINATING = endpoint("10.0.0.1", ready=False, serving=True, terminating=True, node="n1")
+READY_GOING_LOCAL = endpoint("10.0.0.1", ready=True, terminating=True, node="n1")
 R, S, C, L, N, T = (
     BackendFlag.READY,
     BackendFlag.SERVING,
@@ -150,6 +151,8 @@ R, S, C, L, N, T = (
         (SERVING, TERMINATING, S),  # non-terminating wins, and is not usable
         (NOT_SERVING, TERMINATING, None),
         (TERMINATING, TERMINATING, S | T | C | L | N),
+        (READY, READY_GOING_LOCAL, R | S | C | L | N),
+        (SERVING, READY_GOING_LOCAL, S),
     ],
 )
 def test_two_entries_for_one_place_are_resolved_whatever_their_order(
