@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's configuration: defaults, file, flags, in this order of strength.
+
+`--config FILE` is YAML or JSON: either a KubeProxyConfiguration (config_kubeproxy.py)
+or our own, whose fields are the long flags without dashes in front, in kebab-case or
+camelCase (`state-file` or `stateFile`), plus what has no flag:
+
+    state-file: /etc/vipbee/services      kubeconfig: PATH
+    hostname-override: node-a             (or node-name)
+    cgroup-root: /sys/fs/cgroup           bpf-root: /sys/fs/bpf/vipbee
+    devices: [eth+]                       pod-devices: [veth+, cali+]
+    cluster-cidr: [10.244.0.0/16]         nodeport-addresses: primary
+    healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
+    socket-lb: true                       bind-protection: false
+    audit-interval: 60s                   map-sizes: {backends: 65536}
+    log-format: text                      log-level: info
+
+Reads the one file it is given and nothing else: what this machine is like (host
+name, memory, cgroup root) is found out by the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vipbee import config_kubeproxy, config_values
+from vipbee.config_values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
+from vipbee.errors import SourceError, UsageError
+from vipbee.map_sizes import MapSizes
+from vipbee.sources.yaml_loader import load_document
+
+__all__ = ["AgentConfig", "BindAddress", "Cidr", "MapSizes", "NodePortAddresses", "load_config"]
+
+DEFAULT_BPF_ROOT = Path("/sys/fs/bpf/vipbee")
+DEFAULT_HEALTHZ = BindAddress("0.0.0.0", 10256)
+DEFAULT_METRICS = BindAddress("127.0.0.1", 10249)
+
+_MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Exactly one of `kubeconfig` and `state_file` is set; None elsewhere means "find out"."""
+
+    kubeconfig: Path | None = None
+    state_file: Path | None = None
+    node_name: str | None = None
+    cgroup_root: Path | None = None
+    bpf_root: Path = DEFAULT_BPF_ROOT
+    devices: tuple[str, ...] = ()  # empty: found by itself
+    pod_devices: tuple[str, ...] = ()
+    cluster_cidrs: tuple[Cidr, ...] = ()
+    node_port_addresses: NodePortAddresses = PRIMARY
+    healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled
+    metrics_bind: BindAddress | None = DEFAULT_METRICS
+    socket_lb: bool = True
+    bind_protection: bool = False  # off as in kube-proxy (R93)
+    audit_interval_s: float = 60.0
+    map_size_overrides: Mapping[str, int] = field(default_factory=dict)
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
+
+    @property
+    def source(self) -> str:
+        """Where Services come from, for people."""
+        return str(self.state_file or self.kubeconfig)
+
+    def map_sizes(self, total_memory_bytes: int) -> MapSizes:
+        """Sizes for a machine with this much memory, and what the operator set."""
+        return MapSizes.for_memory(total_memory_bytes).with_overrides(self.map_size_overrides)
+
+
+# Option → field of AgentConfig and reader of its value.
+_OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "kubeconfig": ("kubeconfig", config_values.path),
+    "state-file": ("state_file", config_values.path),
+    "hostname-override": ("node_name", config_values.node_name),
+    "node-name": ("node_name", config_values.node_name),
+    "cgroup-root": ("cgroup_root", config_values.absolute_path),
+    "bpf-root": ("bpf_root", config_values.absolute_path),
+    "devices": ("devices", config_values.devices),
+    "pod-devices": ("pod_devices", config_values.devices),
+    "cluster-cidr": ("cluster_cidrs", config_values.cidrs),
+    "nodeport-addresses": ("node_port_addresses", config_values.node_port_addresses),
+    "healthz-bind-address": (
+        "healthz_bind",
+        partial(config_values.bind_address, default_port=DEFAULT_HEALTHZ.port),
+    ),
+    "metrics-bind-address": (
+        "metrics_bind",
+        partial(config_values.bind_address, default_port=DEFAULT_METRICS.port),
+    ),
+    "socket-lb": ("socket_lb", config_values.boolean),
+    "bind-protection": ("bind_protection", config_values.boolean),
+    "audit-interval": ("audit_interval_s", config_values.seconds),
+    "map-sizes": ("map_size_overrides", config_values.map_sizes),
+    "log-format": ("log_format", config_values.log_format),
+    "log-level": ("log_level", config_values.log_level),
+}
+_BY_SPELLING = {option.replace("-", ""): option for option in _OPTIONS}
+_SOURCES = ("kubeconfig", "state_file")
+
+
+def load_config(
+    path: Path | None, flags: Mapping[str, object]
+) -> tuple[AgentConfig, tuple[str, ...]]:
+    """Return the configuration and warnings, one sentence each; raise UsageError.
+
+    `flags` holds what the command line gave, by option name in any spelling
+    (`state_file`, `state-file`); None is "not given". Values are text, Path or bool.
+    """
+    from_flags = _read({name: value for name, value in flags.items() if value is not None}, "--")
+    from_file: dict[str, Any] = {}
+    warnings: list[str] = []
+    if path is not None:
+        document = _read_file(path)
+        if config_kubeproxy.is_kube_proxy(document):
+            document, warnings = config_kubeproxy.translate(document, str(path))
+        from_file = _read(document, f"{path}: ")
+    if not from_file.keys().isdisjoint(_SOURCES) and not from_flags.keys().isdisjoint(_SOURCES):
+        for name in from_file.keys() & set(_SOURCES) - from_flags.keys():
+            option = name.replace("_", "-")
+            warnings.append(f"{path}: {option} is ignored: the command line names another source")
+            del from_file[name]
+    settings = from_file | from_flags
+    _check_source(settings)
+    return AgentConfig(**settings), tuple(warnings)
+
+
+def _check_source(settings: Mapping[str, Any]) -> None:
+    given = [name for name in _SOURCES if name in settings]
+    if not given:
+        raise UsageError("say where Services come from: --state-file PATH or --kubeconfig PATH")
+    if len(given) > 1:
+        raise UsageError("give either --state-file or --kubeconfig, not both")
+
+
+def _read(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Fields of AgentConfig from options in any spelling; `origin` goes before their names."""
+    settings: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for name, value in values.items():
+        option = _BY_SPELLING.get(name.replace("-", "").replace("_", "").lower())
+        if option is None:
+            raise UsageError(f"{origin}{name} is no option of the agent")
+        if value is None:
+            continue  # YAML: a key without value
+        target, reader = _OPTIONS[option]
+        if target in spelled:
+            raise UsageError(f"{origin}{name} and {spelled[target]} say the same: give one")
+        spelled[target] = name
+        settings[target] = reader(f"{origin}{option if origin == '--' else name}", value)
+    return settings
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise UsageError(f"--config {path} is larger than 1 MiB: is it the right file?")
+        document = load_document(data, source=str(path))
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
+    except SourceError as error:
+        raise UsageError(f"--config {error}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(f"--config {path}: want a mapping of options")
+    return document

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text and YAML values → typed settings. Each reader takes the option's name and a value.
+
+Flags give text, files give text, numbers, booleans or lists; both are read by the
+same functions. UsageError names the option and says what it wants. Digits are ASCII.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vipbee.address import format_address, parse_address
+from vipbee.errors import UsageError
+from vipbee.map_sizes import MapSizes
+
+Cidr = ipaddress.IPv4Network | ipaddress.IPv6Network
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
+_DEVICE = re.compile(r"[^\s/:,+]{1,15}|[^\s/:,+]{0,14}\+", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|m|h)?", re.ASCII)
+_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
+
+
+class BindAddress(NamedTuple):
+    """Where to listen: text of an IP address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodePortAddresses:
+    """Node addresses that NodePorts are served on: `primary`, or those within `cidrs`."""
+
+    cidrs: tuple[Cidr, ...] = ()
+
+    @property
+    def is_primary(self) -> bool:
+        return not self.cidrs
+
+
+PRIMARY = NodePortAddresses()
+
+
+def text(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{option} wants a text, not {value!r}")
+    return value.strip()
+
+
+def boolean(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{option} wants true or false, not {value!r}")
+    return value
+
+
+def path(option: str, value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    return Path(text(option, value))
+
+
+def absolute_path(option: str, value: Any) -> Path:
+    result = path(option, value)
+    if not result.is_absolute():
+        raise UsageError(f"{option} wants an absolute path, not {str(result)!r}")
+    return result
+
+
+def seconds(option: str, value: Any) -> float:
+    """A number of seconds, or text like `30s`, `1m`; at least one second."""
+    match = _DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
+    result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if result < 1:
+        raise UsageError(f"{option} wants a duration of at least 1s, like 60s or 5m, not {value!r}")
+    return result
+
+
+def node_name(option: str, value: Any) -> str:
+    """As kube-proxy reads it: in lower case, without blanks around."""
+    name = text(option, value).lower()
+    if not _NODE_NAME.fullmatch(name):
+        raise UsageError(f"{option} wants a node name (a-z, 0-9, '-' and '.'), not {value!r}")
+    return name
+
+
+def words(option: str, value: Any) -> tuple[str, ...]:
+    """A list, or text with commas, without empty entries."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise UsageError(f"{option} wants a list of texts, not {value!r}")
+    return tuple(stripped for part in parts if (stripped := part.strip()))
+
+
+def devices(option: str, value: Any) -> tuple[str, ...]:
+    """Device names; one `+` at the end stands for any rest, as in iptables."""
+    names = words(option, value)
+    for name in names:
+        if not _DEVICE.fullmatch(name):
+            raise UsageError(f"{option} wants device names like eth0 or eth+, not {name!r}")
+    return names
+
+
+def cidrs(option: str, value: Any) -> tuple[Cidr, ...]:
+    """Networks; an address without prefix length is refused, host bits are cleared."""
+    result = []
+    for word in words(option, value):
+        try:
+            if "/" not in word:
+                raise ValueError
+            result.append(ipaddress.ip_network(word, strict=False))
+        except ValueError:
+            raise UsageError(
+                f"{option} wants CIDRs like 10.0.0.0/8 or fd00::/8, not {word!r}"
+            ) from None
+    return tuple(result)
+
+
+def node_port_addresses(option: str, value: Any) -> NodePortAddresses:
+    given = words(option, value)
+    if not given or given == ("primary",):
+        return NodePortAddresses()
+    if "primary" in given:
+        raise UsageError(f"{option} wants either primary or CIDRs, not both")
+    return NodePortAddresses(cidrs(option, given))
+
+
+def bind_address(option: str, value: Any, *, default_port: int) -> BindAddress | None:
+    """`IP:port`, `[IPv6]:port`, `:port` (every IPv4 address) or an IP alone; "" is None."""
+    if value == "":
+        return None
+    given = text(option, value)
+    host, port = _split_port(given, default_port)
+    try:
+        address = format_address(parse_address(host or "0.0.0.0"))
+    except ValueError:
+        address = ""
+    number = int(port) if _PORT.fullmatch(port) else 0
+    if not address or not 1 <= number <= 65535:
+        raise UsageError(f"{option} wants IP:port like 0.0.0.0:{default_port}, not {value!r}")
+    return BindAddress(address, number)
+
+
+def _split_port(given: str, default_port: int) -> tuple[str, str]:
+    """Host and port as text, as far as the brackets and colons tell."""
+    if given.startswith("["):
+        host, bracket, rest = given[1:].partition("]")
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
+            return "?", "?"
+        return host, rest[1:] if rest else str(default_port)
+    if given.count(":") == 1:
+        host, _, port = given.partition(":")
+        return host, port
+    return given, str(default_port)
+
+
+def log_format(option: str, value: Any) -> LogFormat:
+    match value:
+        case "text":
+            return "text"
+        case "json":
+            return "json"
+    raise UsageError(f"{option} wants text or json, not {value!r}")
+
+
+def log_level(option: str, value: Any) -> LogLevel:
+    level = value.lower() if isinstance(value, str) else value
+    match level:
+        case "debug" | "info" | "warning" | "error":
+            return level
+        case "warn":
+            return "warning"
+    raise UsageError(f"{option} wants debug, info, warning or error, not {value!r}")
+
+
+def map_sizes(option: str, value: Any) -> Mapping[str, int]:
+    """Overrides for MapSizes, by name of the map."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{option} wants a mapping of map names to sizes, not {value!r}")
+    for name, size in value.items():
+        if name not in MapSizes.names():
+            known = ", ".join(MapSizes.names())
+            raise UsageError(f"{option} knows no map {name!r}: there are {known}")
+        if type(size) is not int or not 16 <= size <= 1 << 26:
+            raise UsageError(f"{option}: {name} wants 16 to {1 << 26} entries, not {size!r}")
+    return dict(value)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many entries each map may hold, from the memory of the machine.
+
+Bytes of kernel memory per entry (bpf/abi.h; arrays pay up front, hashes without
+preallocation only for what is stored, LRU hashes up front again):
+
+    backends            32 + 16   array, with its counters
+    slots                     8   array: the kernel rounds a u32 value up to 8
+    service_counters         64   array, one per id of `services`
+    frontends, addresses, services, reports    on demand, ~16 per bucket up front
+    udp_flows              ~130   LRU hash
+    affinity               ~110   LRU hash
+    socket_flows_lru       ~140   LRU hash, created where socket storage is missing
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+_SHARE = 0.003  # of memory; Cilium's --bpf-map-dynamic-size-ratio is 0.0025
+_BACKENDS_PER_SERVICE = 8
+_SLOTS_PER_SERVICE = 16  # a run for `cluster`, one for `local`, and the runs in quarantine
+_BYTES_PER_SERVICE = 64 + _BACKENDS_PER_SERVICE * (32 + 16) + _SLOTS_PER_SERVICE * 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSizes:
+    """max_entries by map; the defaults are the floor of `for_memory`.
+
+    `services` also sizes service_counters, `backends` also backend_counters. A
+    "service" is one Service port of one family.
+    """
+
+    services: int = 32_768
+    backends: int = 65_536
+    slots: int = 131_072
+    frontends: int = 65_536
+    addresses: int = 65_536
+    udp_flows: int = 16_384
+    affinity: int = 16_384
+    socket_flows_lru: int = 65_536
+    reports: int = 4_096
+
+    @classmethod
+    def for_memory(cls, total_bytes: int) -> MapSizes:
+        """Take about 0.3 % (0.2 to 0.45, by powers of two) between a floor and a ceiling.
+
+        24 GiB hold 100,000 Services of 10 endpoints each: 131,072 services,
+        1,048,576 backends, 2,097,152 slots.
+        """
+        services = _nearest_power_of_two(total_bytes * _SHARE / _BYTES_PER_SERVICE)
+        return cls(
+            services=_clamp(services, 32_768, 262_144),
+            backends=_clamp(services * _BACKENDS_PER_SERVICE, 65_536, 1_048_576),
+            slots=_clamp(services * _SLOTS_PER_SERVICE, 131_072, 2_097_152),
+            frontends=_clamp(services * 2, 65_536, 524_288),
+            addresses=_clamp(services * 2, 65_536, 524_288),
+            udp_flows=_clamp(services // 2, 16_384, 131_072),
+            affinity=_clamp(services // 2, 16_384, 131_072),
+            socket_flows_lru=_clamp(services, 65_536, 262_144),
+        )
+
+    def with_overrides(self, overrides: Mapping[str, int]) -> MapSizes:
+        """Copy with some sizes set by the operator."""
+        return replace(self, **overrides)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The sizes there are, as the configuration file calls them."""
+        return tuple(field.name for field in fields(cls))
+
+
+def _nearest_power_of_two(value: float) -> int:
+    """Power of two whose ratio to `value` is at most √2 either way; at least 1."""
+    return 1 << round(math.log2(max(value, 1)))
+
+
+def _clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))

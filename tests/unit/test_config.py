@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration: defaults, file, flags; what is refused, and what is warned of."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vipbee.config import AgentConfig, BindAddress, MapSizes, NodePortAddresses, load_config
+from vipbee.errors import UsageError
+
+STATE = {"state_file": "/s"}
+KUBE_PROXY = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+
+def config_of(**flags: Any) -> AgentConfig:
+    config, warnings = load_config(None, {**STATE, **flags})
+    assert warnings == ()
+    return config
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Any:
+    def write(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def cidrs(*texts: str) -> tuple[Any, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+# ---- defaults and flags ---------------------------------------------------------------
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    assert config_of() == AgentConfig(
+        kubeconfig=None,
+        state_file=Path("/s"),
+        node_name=None,
+        cgroup_root=None,
+        bpf_root=Path("/sys/fs/bpf/vipbee"),
+        devices=(),
+        pod_devices=(),
+        cluster_cidrs=(),
+        node_port_addresses=NodePortAddresses(()),
+        healthz_bind=BindAddress("0.0.0.0", 10256),
+        metrics_bind=BindAddress("127.0.0.1", 10249),
+        socket_lb=True,
+        bind_protection=False,
+        audit_interval_s=60.0,
+        log_format="text",
+        log_level="info",
+    )
+
+
+def test_flags_that_were_not_given_leave_the_defaults() -> None:
+    names = [field.name for field in dataclasses.fields(AgentConfig)]
+    assert "log_level" in names
+
+    assert config_of(kubeconfig=None, log_level=None, socket_lb=None) == config_of()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "field", "expected"),
+    [
+        ("hostname_override", " Node-A ", "node_name", "node-a"),
+        ("node-name", "n1.example", "node_name", "n1.example"),
+        ("cgroup_root", "/cg", "cgroup_root", Path("/cg")),
+        ("bpf_root", Path("/sys/fs/bpf/x"), "bpf_root", Path("/sys/fs/bpf/x")),
+        ("devices", "eth0, ens+", "devices", ("eth0", "ens+")),
+        ("pod_devices", "veth+,cali+", "pod_devices", ("veth+", "cali+")),
+        ("pod_devices", "", "pod_devices", ()),
+        (
+            "cluster_cidr",
+            "10.244.0.0/16,fd00::/8",
+            "cluster_cidrs",
+            cidrs("10.244.0.0/16", "fd00::/8"),
+        ),
+        ("cluster_cidr", "10.244.1.2/16", "cluster_cidrs", cidrs("10.244.0.0/16")),
+        ("nodeport_addresses", "primary", "node_port_addresses", NodePortAddresses()),
+        (
+            "nodeport_addresses",
+            "10.0.0.0/8",
+            "node_port_addresses",
+            NodePortAddresses(cidrs("10.0.0.0/8")),
+        ),
+        ("healthz_bind_address", "", "healthz_bind", None),
+        ("healthz_bind_address", "10.0.0.1", "healthz_bind", BindAddress("10.0.0.1", 10256)),
+        ("healthz_bind_address", ":80", "healthz_bind", BindAddress("0.0.0.0", 80)),
+        ("metrics_bind_address", "[::1]:9", "metrics_bind", BindAddress("::1", 9)),
+        ("metrics_bind_address", "[::]", "metrics_bind", BindAddress("::", 10249)),
+        ("metrics_bind_address", "0:0::1", "metrics_bind", BindAddress("::1", 10249)),
+        ("socket_lb", False, "socket_lb", False),
+        ("bind_protection", True, "bind_protection", True),
+        ("audit_interval", "5m", "audit_interval_s", 300.0),
+        ("log_format", "json", "log_format", "json"),
+        ("log_level", "WARN", "log_level", "warning"),
+    ],
+)
+def test_a_flag_is_read(flag: str, value: Any, field: str, expected: object) -> None:
+    assert getattr(config_of(**{flag: value}), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("hostname_override", "", "--hostname-override wants a text"),
+        ("hostname_override", "no_de", "--hostname-override wants a node name"),
+        ("node_name", "n" * 254, "--node-name wants a node name"),
+        ("bpf_root", "pins", "--bpf-root wants an absolute path, not 'pins'"),
+        ("devices", "eth0+x", "--devices wants device names like eth0 or eth\\+, not 'eth0\\+x'"),
+        ("devices", "a" * 16, "--devices wants device names"),
+        ("cluster_cidr", "10.0.0.0", "--cluster-cidr wants CIDRs"),
+        ("cluster_cidr", "10.0.0.0/33", "--cluster-cidr wants CIDRs"),
+        ("cluster_cidr", "１０.0.0.0/8", "--cluster-cidr wants CIDRs"),
+        ("nodeport_addresses", "primary,10.0.0.0/8", "--nodeport-addresses wants either"),
+        ("nodeport_addresses", "all", "--nodeport-addresses wants CIDRs"),
+        ("healthz_bind_address", "host:80", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "1.2.3.4:0", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "1.2.3.4:65536", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "1.2.3.4:８０", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "1.2.3.4:", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "[1.2.3.4]:80", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "[::1", "--healthz-bind-address wants IP:port"),
+        ("healthz_bind_address", "[::1]80", "--healthz-bind-address wants IP:port"),
+        ("socket_lb", "yes", "--socket-lb wants true or false"),
+        ("audit_interval", "0", "--audit-interval wants a duration"),
+        ("audit_interval", "1d", "--audit-interval wants a duration"),
+        ("log_format", "xml", "--log-format wants text or json"),
+        ("log_level", "loud", "--log-level wants debug, info"),
+        ("colour", "red", "--colour is no option"),
+    ],
+)
+def test_a_bad_flag_is_named_with_what_it_wants(flag: str, value: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        config_of(**{flag: value})
+
+
+def test_no_source_is_refused() -> None:
+    with pytest.raises(UsageError, match="say where Services come from: --state-file"):
+        load_config(None, {})
+
+
+def test_two_sources_are_refused() -> None:
+    with pytest.raises(UsageError, match="either --state-file or --kubeconfig, not both"):
+        load_config(None, {"state_file": "/s", "kubeconfig": "/k"})
+
+
+def test_two_names_for_the_node_are_refused() -> None:
+    with pytest.raises(UsageError, match="say the same: give one"):
+        config_of(hostname_override="a", node_name="b")
+
+
+# ---- our own file -----------------------------------------------------------------------
+
+
+def test_a_file_in_kebab_or_camel_case_is_read(config_file: Any) -> None:
+    path = config_file(
+        "state-file: /etc/s\n"
+        "nodeName: node-a\n"
+        "devices: [eth+, ens3]\n"
+        "nodePortAddresses: [10.0.0.0/8]\n"
+        'metrics-bind-address: ""\n'
+        "bind-protection: true\n"
+        "audit-interval: 90\n"
+        "map-sizes: {backends: 1024, udp_flows: 2048}\n"
+        "log-level:\n"
+    )
+
+    config, warnings = load_config(path, {})
+
+    assert warnings == ()
+    assert config == AgentConfig(
+        state_file=Path("/etc/s"),
+        node_name="node-a",
+        devices=("eth+", "ens3"),
+        node_port_addresses=NodePortAddresses(cidrs("10.0.0.0/8")),
+        metrics_bind=None,
+        bind_protection=True,
+        audit_interval_s=90.0,
+        map_size_overrides={"backends": 1024, "udp_flows": 2048},
+    )
+    assert config.map_sizes(0) == MapSizes(backends=1024, udp_flows=2048)
+
+
+def test_flags_override_the_file(config_file: Any) -> None:
+    path = config_file("state-file: /file\nlog-level: debug\nsocket-lb: true\n")
+
+    config, _ = load_config(path, {"state_file": "/flag", "socket_lb": False})
+
+    assert (config.state_file, config.log_level, config.socket_lb) == (
+        Path("/flag"),
+        "debug",
+        False,
+    )
+
+
+def test_a_flag_for_another_source_wins_with_a_warning(config_file: Any) -> None:
+    path = config_file("kubeconfig: /k\n")
+
+    config, warnings = load_config(path, STATE)
+
+    assert (config.state_file, config.kubeconfig) == (Path("/s"), None)
+    assert warnings == (f"{path}: kubeconfig is ignored: the command line names another source",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("state-file: [", "config.yaml line 1: did not find"),
+        ("log-level: info\nlog-level: debug\n", "line 2: key 'log-level' is given twice"),
+        ("- a\n", "want a mapping of options"),
+        ("kolour: red\n", "config.yaml: kolour is no option of the agent"),
+        ("socket-lb: yes\n", "config.yaml: socket-lb wants true or false, not 'yes'"),
+        ("state-file: 5\n", "config.yaml: state-file wants a text, not 5"),
+        ("devices: [1]\n", "config.yaml: devices wants a list of texts"),
+        ("map-sizes: {backend: 5}\n", "config.yaml: map-sizes knows no map 'backend'"),
+        ("map-sizes: {backends: 0}\n", "map-sizes: backends wants 16 to"),
+        ("map-sizes: {backends: true}\n", "map-sizes: backends wants 16 to"),
+        ("audit-interval: true\n", "audit-interval wants a duration"),
+        ("stateFile: /a\nstate-file: /b\n", "say the same: give one"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name(config_file: Any, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config(config_file(text), STATE)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file or directory"):
+        load_config(tmp_path / "none.yaml", STATE)
+
+
+def test_an_empty_file_changes_nothing(config_file: Any) -> None:
+    assert load_config(config_file("# later\n"), STATE) == (config_of(), ())
+
+
+# ---- KubeProxyConfiguration --------------------------------------------------------------
+
+
+def test_fields_of_a_kube_proxy_configuration_are_taken_over(config_file: Any) -> None:
+    path = config_file(
+        KUBE_PROXY + "hostnameOverride: node-a\n"
+        "clusterCIDR: 10.244.0.0/16,fd00::/64\n"
+        "nodePortAddresses: [192.0.2.0/24]\n"
+        "healthzBindAddress: 0.0.0.0:1\n"
+        'metricsBindAddress: "[::1]:2"\n'
+        "clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}\n"
+        "logging: {format: json}\n"
+    )
+
+    config, warnings = load_config(path, {})
+
+    assert warnings == ()
+    assert config == AgentConfig(
+        kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
+        node_name="node-a",
+        cluster_cidrs=cidrs("10.244.0.0/16", "fd00::/64"),
+        node_port_addresses=NodePortAddresses(cidrs("192.0.2.0/24")),
+        healthz_bind=BindAddress("0.0.0.0", 1),
+        metrics_bind=BindAddress("::1", 2),
+        log_format="json",
+    )
+
+
+def test_what_kubeadm_writes_gives_no_warning_for_what_is_not_set(config_file: Any) -> None:
+    """And empty bind addresses mean the default there, not "disabled"."""
+    path = config_file(
+        KUBE_PROXY + 'bindAddress: ""\nbindAddressHardFail: false\n'
+        'clientConnection: {acceptContentTypes: "", burst: 0, kubeconfig: /k, qps: 0}\n'
+        'clusterCIDR: ""\nconfigSyncPeriod: 0s\n'
+        "conntrack: {maxPerCore: null, min: null, tcpCloseWaitTimeout: null}\n"
+        'detectLocal: {bridgeInterface: ""}\ndetectLocalMode: ""\nenableProfiling: false\n'
+        'healthzBindAddress: ""\nhostnameOverride: ""\n'
+        "iptables: {localhostNodePorts: null, masqueradeAll: false, syncPeriod: 0s}\n"
+        'ipvs: {excludeCIDRs: null, scheduler: ""}\n'
+        "logging: {flushFrequency: 0, options: {json: {infoBufferSize: '0'}}, verbosity: 0}\n"
+        'metricsBindAddress: ""\nmode: ""\nnodePortAddresses: null\noomScoreAdj: null\n'
+        'portRange: ""\nshowHiddenMetricsForVersion: ""\nwinkernel: {enableDSR: false}\n'
+    )
+
+    config, warnings = load_config(path, {})
+
+    assert config == AgentConfig(kubeconfig=Path("/k"))
+    assert [warning.partition(": ")[2].split()[0] for warning in warnings] == [
+        "logging.options",
+        "nodePortAddresses",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("mode: ipvs\n", "mode"),
+        ("bindAddress: 10.0.0.1\n", "bindAddress"),
+        ("oomScoreAdj: -999\n", "oomScoreAdj"),
+        ("featureGates: {A: true, B: false}\n", "featureGates"),
+        ("iptables: {masqueradeAll: true}\n", "iptables.masqueradeAll"),
+        ("iptables: {localhostNodePorts: false}\n", "iptables.localhostNodePorts"),
+        ("conntrack: {maxPerCore: 32768}\n", "conntrack.maxPerCore"),
+        ("clientConnection: {qps: 50}\n", "clientConnection.qps"),
+        ("detectLocal: {bridgeInterface: br0}\n", "detectLocal.bridgeInterface"),
+        ("logging: {verbosity: 4}\n", "logging.verbosity"),
+        ("nonsense: 1\n", "nonsense"),
+        ("nonsense: {deep: 1}\n", "nonsense"),
+    ],
+)
+def test_a_field_without_meaning_is_named_in_one_warning(
+    config_file: Any, text: str, field: str
+) -> None:
+    path = config_file(KUBE_PROXY + "nodePortAddresses: [primary]\n" + text)
+
+    _, warnings = load_config(path, STATE)
+
+    (warning,) = warnings
+    assert warning.startswith(f"{path}: {field} ")
+
+
+def test_another_version_of_kube_proxys_configuration_is_refused(config_file: Any) -> None:
+    text = KUBE_PROXY.replace("v1alpha1", "v1")
+
+    with pytest.raises(UsageError, match=r"want kind KubeProxyConfiguration of apiVersion"):
+        load_config(config_file(text), STATE)
