@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from vipbee.errors import KernelError
 from vipbee.lab import Lab, Topology, cgroups, parse_topology, teardown
 from vipbee.lab.blueprint import lab_cgroup, namespace_prefix
+from vipbee.lab.errors import LabError
 from vipbee.lab.namespaces import list_namespaces
 from vipbee.lab.place import child_environment
 
@@ -226,7 +226,7 @@ def test_down_removes_everything_and_may_be_repeated(spare_name: str) -> None:
 
 
 def test_a_lab_that_fails_to_build_leaves_nothing(spare_name: str) -> None:
-    with pytest.raises(KernelError, match="agent of node-1 ended"):
+    with pytest.raises(LabError, match="agent of node-1 ended"):
         Lab.up(topology(), name=spare_name, agent_options=("--no-such-option",))
 
     assert leftovers(spare_name) == []

@@ -25,6 +25,9 @@ TOPOLOGIES = (
 
 def demo(
     fast: Annotated[bool, typer.Option("--fast", help="Without pauses for reading.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the lab, if two run side by side.")
+    ] = None,
 ) -> None:
     """Watch real programs reach real servers through Services, in half a minute.
 
@@ -35,7 +38,7 @@ def demo(
     console = Console(highlight=False)
     started = time.monotonic()
     with console.status("Building the cluster …"):
-        lab = Lab.up(find_topology())
+        lab = Lab.up(find_topology(), name=name)
     with lab:
         stage = Stage(lab, console, fast=fast)
         stage.note(f"lab {lab.name} is up after {time.monotonic() - started:.1f} s")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vipbee.errors import KernelError
 from vipbee.lab import cgroups
+from vipbee.lab.errors import LabError
 from vipbee.lab.place import POLL_S, Place
 
 HEALTHZ_PORT = 10256
@@ -47,8 +47,8 @@ class Agent:
 
     @property
     def is_running(self) -> bool:
-        if self._process is not None:
-            self._process.poll()  # reaps it, so that it leaves the cgroup
+        if self._process is not None:  # it is not in its cgroup yet just after the start
+            return self._process.poll() is None
         return bool(self.pids)
 
     def command(self) -> list[str]:
@@ -67,7 +67,7 @@ class Agent:
     def start(self) -> None:
         """Start it; it is not ready yet. Refused if it runs."""
         if self.is_running:
-            raise KernelError(f"agent of {self.place.name} runs already", 17)
+            raise LabError(f"the agent of {self.place.name} runs already")
         self._process = self.place.start_daemon(self.command(), log=self.log)
 
     def kill(self) -> None:
@@ -85,13 +85,13 @@ class Agent:
         self.wait_ready()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until /healthz answers 200; KernelError with the end of its log if it ends."""
+        """Wait until /healthz answers 200; LabError with the end of its log if it ends."""
         deadline = time.monotonic() + timeout_s
         while self.place.inside(_healthz) != 200:
             if not self.is_running:
-                raise KernelError(f"agent of {self.place.name} ended", 3, self._log_tail())
+                raise LabError(f"the agent of {self.place.name} ended: {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise KernelError(f"agent of {self.place.name} not ready", 110, self._log_tail())
+                raise LabError(f"the agent of {self.place.name} is not ready: {self._log_tail()}")
             time.sleep(POLL_S)
 
     def vipbee(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -100,14 +100,15 @@ class Agent:
 
     def _signal(self, number: signal.Signals) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for pid in self.pids:
+        pids = {self._process.pid} if self._process is not None else set()
+        for pid in pids | set(self.pids):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
         while self.is_running:
             if time.monotonic() > deadline:
-                raise KernelError(f"agent of {self.place.name} ignores {number.name}", 110)
+                raise LabError(f"the agent of {self.place.name} ignores {number.name}")
             time.sleep(POLL_S)
         self._process = None
 

@@ -15,7 +15,8 @@ import signal
 import time
 from pathlib import Path
 
-from vipbee.errors import EnvironmentUnusable, KernelError
+from vipbee.errors import EnvironmentUnusable
+from vipbee.lab.errors import LabError
 
 OWN_MOUNT = Path("/run/vipbee-lab/cgroup2")
 PREFERRED = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
@@ -91,6 +92,6 @@ def _wait_empty(cgroup: Path) -> None:
                 return
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise KernelError(f"processes in {cgroup} do not end", 110)
+                raise LabError(f"processes in {cgroup} do not end")
             poller.poll(min(left_s, 0.2) * 1000)
             _kill_all(cgroup)

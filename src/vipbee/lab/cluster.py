@@ -263,6 +263,12 @@ def _which(program: str) -> str | None:
     return shutil.which(program, path=path)
 
 
+class _PlainDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Without anchors, which state files may not have."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def _dump(state: Manifest) -> str:
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(state, Dumper=dumper, sort_keys=False))
+    return str(yaml.dump(state, Dumper=_PlainDumper, sort_keys=False))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vipbee.errors import KernelError
+from vipbee.lab.errors import LabError
 from vipbee.lab.wiring import NamespaceWiring, Wiring
 
 NETNS_DIR = Path("/run/netns")
@@ -105,4 +106,4 @@ def _run_ip(lines: Iterable[str]) -> None:
         ["ip", "-batch", "-"], input=script, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise KernelError("ip refused", 22, f"{done.stderr.strip()} in:\n{script}")
+        raise LabError(f"ip refused: {done.stderr.strip()} in:\n{script}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from vipbee.errors import KernelError
 from vipbee.lab.blueprint import PlacePlan
+from vipbee.lab.errors import LabError
 from vipbee.lab.launch import launch_command
 from vipbee.lab.namespaces import namespace_path, run_inside
 
@@ -119,7 +119,7 @@ class Place:
     ) -> None:
         """Wait until TCP `port` accepts on each address, dialled from inside this place.
 
-        `deadline` is a time.monotonic() value; raises KernelError then, or as soon as
+        `deadline` is a time.monotonic() value; raises LabError then, or as soon as
         `alive` says that the server has ended.
         """
         self.inside(lambda: _wait_listening(self.name, port, addresses, deadline, alive))
@@ -143,7 +143,7 @@ def _wait_listening(
                 break
             except OSError as error:
                 if not alive() or time.monotonic() > deadline:
-                    raise KernelError(
-                        f"{name} does not listen on {address} port {port}", error.errno or 0
+                    raise LabError(
+                        f"{name} does not listen on {address} port {port}: {error}"
                     ) from error
                 time.sleep(POLL_S)

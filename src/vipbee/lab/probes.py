@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from vipbee.errors import KernelError
 from vipbee.lab import latency, stream
+from vipbee.lab.errors import LabError
 from vipbee.lab.place import POLL_S, Place
 
 
@@ -71,7 +71,7 @@ class Stream:
         stdin.flush()
         line = stdout.readline()
         if not line:
-            raise KernelError("the request stream ended", self._process.wait())
+            raise LabError(f"the request stream ended with code {self._process.wait()}")
         found = json.loads(line)
         report = StreamReport(
             Counter(found["answers"]), found["held_exchanges"], tuple(found["failures"])
@@ -96,7 +96,7 @@ def compare_latency(
     argv = [sys.executable, "-IS", latency.__file__, str(cpu), str(rounds), *flat]
     done = place.run(argv, timeout_s=120)
     if done.returncode:
-        raise KernelError("latency cannot be measured", done.returncode, done.stderr.strip())
+        raise LabError(f"latency cannot be measured: {done.stderr.strip()}")
     results: list[list[int]] = json.loads(done.stdout)
     return results
 
