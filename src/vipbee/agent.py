@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -63,13 +63,16 @@ class Agent:
             tables,
             self._layouts,
             tables.capacity,
-            NodeSettings(config.node_name, config.nodeport_addresses),
+            NodeSettings(
+                node_name(config),
+                ",".join(str(cidr) for cidr in config.node_port_addresses.cidrs) or "primary",
+            ),
         )
         self._problems: list[Problem] | None = None
         self._card = np.zeros(1, dtype=self._layouts["agent_info"])
-        self._card["node_name"] = config.node_name.encode()
+        self._card["node_name"] = node_name(config).encode()
         self._card["version"] = __version__.encode()
-        self._card["source"] = str(config.state_file).encode()
+        self._card["source"] = config.source.encode()
         self._card["started_unix_ns"] = time.time_ns()
         self._card["pid"] = os.getpid()
         self.health = Health()
@@ -179,9 +182,7 @@ class Agent:
         for value, problem in zip(values, shown, strict=True):
             value["object"] = problem.object.encode()[:191]
             value["message"] = problem.message.encode()[:315]
-            value["severity"] = (
-                ReportSeverity.ERROR if problem.is_error else ReportSeverity.WARNING
-            )
+            value["severity"] = ReportSeverity.ERROR if problem.is_error else ReportSeverity.WARNING
         keys = np.arange(len(shown), dtype=np.uint32)
         self._tables.apply(Op(MapName.REPORTS, keys, values))
         beyond, _ = self._tables.read_hash(MapName.REPORTS)
@@ -196,11 +197,10 @@ async def run(config: AgentConfig) -> None:
         raise UsageError(
             "a Kubernetes API server as a source is not implemented yet: use --state-file"
         )
-    bpf_root = Path(config.bpf_root)
-    pins.prepare_root(bpf_root)
+    pins.prepare_root(config.bpf_root)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(pins.exclusive(bpf_root, wait_s=LOCK_WAIT_S))
-        loaded = _load(config, bpf_root)
+        stack.enter_context(pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S))
+        loaded = _load(config)
         tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
         agent = Agent(config, loaded, tables)
         agent.start()
@@ -213,13 +213,13 @@ async def run(config: AgentConfig) -> None:
     log.info("stopped; forwarding goes on until `vipbee cleanup`")
 
 
-def _load(config: AgentConfig, bpf_root: Path) -> Loaded:
+def _load(config: AgentConfig) -> Loaded:
     started = time.perf_counter()
-    cgroup_root = Path(config.cgroup_root) if config.cgroup_root else find_cgroup_root()
+    cgroup_root = config.cgroup_root or find_cgroup_root()
     features = probe_features()
     loaded = load(
         LoadRequest(
-            bpf_root=bpf_root,
+            bpf_root=config.bpf_root,
             cgroup_root=cgroup_root,
             sizes=_sizes(config),
             features=features,
@@ -236,16 +236,27 @@ def _load(config: AgentConfig, bpf_root: Path) -> Loaded:
         took_ms=round((time.perf_counter() - started) * 1e3, 1),
     )
     for name, (pinned, configured) in loaded.kept_sizes.items():
-        log.warning("map keeps its size until `vipbee cleanup`", map=name, size=pinned, configured=configured)
+        log.warning(
+            "map keeps its size until `vipbee cleanup`",
+            map=name,
+            size=pinned,
+            configured=configured,
+        )
     return loaded
 
 
+def node_name(config: AgentConfig) -> str:
+    """--hostname-override, or the host's name in lower case as kubelet registers it."""
+    return config.node_name or socket.gethostname().lower()
+
+
+# Maps that have one entry per id of another one.
+_SIZED_LIKE = {MapName.SERVICE_COUNTERS: "services", MapName.BACKEND_COUNTERS: "backends"}
+
+
 def _sizes(config: AgentConfig) -> dict[str, int]:
-    sizes = config.map_sizes or config.default_map_sizes(_memory_bytes())
-    return {name: int(getattr(sizes, _SIZE_OF.get(name, name))) for name in SIZED_MAPS}
-
-
-_SIZE_OF = {"service_counters": "services", "backend_counters": "backends"}
+    sizes = config.map_sizes(_memory_bytes())
+    return {name: getattr(sizes, _SIZED_LIKE.get(MapName(name), name)) for name in SIZED_MAPS}
 
 
 def _memory_bytes() -> int:
@@ -279,7 +290,7 @@ async def _stopped_by_signal() -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def _servers(config: AgentConfig, agent: Agent) -> AsyncIterator[None]:
     async with (
-        serve_health(config.healthz_bind_address, agent.health),
-        serve_metrics(config.metrics_bind_address, agent.metrics.registry, agent.health),
+        serve_health(config.healthz_bind, agent.health),
+        serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health),
     ):
         yield

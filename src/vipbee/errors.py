@@ -2,18 +2,20 @@
 """Every error vipbee raises on purpose, and what is done about each.
 
     VipbeeError
-    ├── UsageError          the command line or configuration is wrong   → exit 2
-    ├── EnvironmentUnusable  kernel, cgroup, bpffs, capability           → exit 3, one remedy
-    ├── SourceError         objects cannot be read now                   → keep last good state, retry
-    ├── ObjectError         one object is invalid                        → skip it, by name
-    ├── CapacityError       a map is too small for one Service           → refuse that Service whole
-    └── KernelError         bpf(2) or netlink said no                    → exit 1
+    ├── UsageError           command line or configuration is wrong  → exit 2
+    ├── EnvironmentUnusable  kernel, cgroup, bpffs, capability       → exit 3, one remedy
+    ├── SourceError          objects cannot be read now              → last good state, retry
+    ├── ObjectError          one object is invalid                   → skip it, by name
+    ├── CapacityError        a map is too small for one Service      → refuse that one whole
+    └── KernelError          bpf(2) or netlink said no               → exit 1
 
 Anything else is a programming error and ends the process; the kernel keeps
 forwarding.
 """
 
 from __future__ import annotations
+
+import os
 
 
 class VipbeeError(Exception):
@@ -28,7 +30,7 @@ class UsageError(VipbeeError):
     exit_code = 2
 
 
-class EnvironmentUnusable(VipbeeError):
+class EnvironmentUnusable(VipbeeError):  # noqa: N818 (a state, not an event)
     """This machine cannot run vipbee as it is; `remedy` is the one thing to do."""
 
     exit_code = 3
@@ -66,7 +68,5 @@ class KernelError(VipbeeError):
     """A kernel interface refused; `errno` as in errno.h."""
 
     def __init__(self, what: str, errno: int, detail: str = "") -> None:
-        import os
-
         super().__init__(f"{what}: {os.strerror(errno)}{': ' + detail if detail else ''}")
         self.errno = errno

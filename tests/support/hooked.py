@@ -145,7 +145,8 @@ class Hooked:
         node_addresses: dict[bytes, int] | None = None,
     ) -> int:
         """Program these Service ports (all of their Services); returns entries written."""
-        assert self.desired is not None and self.tables is not None
+        assert self.desired is not None
+        assert self.tables is not None
         by_service: dict[ServiceName, list[ServicePort]] = {name: [] for name in gone}
         for port in ports:
             by_service.setdefault(port.key.service, []).append(port)

@@ -159,9 +159,7 @@ class KernelTables:
                         syscall.map_delete(fd, keys[index:])
                     return
                 else:
-                    raise KernelError(
-                        f"map {name} cannot be written", error.errno or 0
-                    ) from error
+                    raise KernelError(f"map {name} cannot be written", error.errno or 0) from error
 
     # ---- reading ---------------------------------------------------------------------
 

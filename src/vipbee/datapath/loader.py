@@ -176,11 +176,13 @@ def _attach(object_file: ObjectFile, directory: PinDirectory, name: str, cgroup_
     """Run the new program at this hook: through the link that is there, else a new one."""
     program_fd = object_file.program_fd(name)
     with _closing(directory.get("links", name)) as link_fd:
-        if link_fd is not None:
-            # 0 once its cgroup is gone: such a link does nothing any more (F48)
-            if syscall.link_info(link_fd).cgroup_id == os.fstat(cgroup_fd).st_ino:
-                syscall.link_update(link_fd, program_fd)
-                return
+        # the link's cgroup is 0 once it is gone: such a link does nothing any more (F48)
+        if (
+            link_fd is not None
+            and syscall.link_info(link_fd).cgroup_id == os.fstat(cgroup_fd).st_ino
+        ):
+            syscall.link_update(link_fd, program_fd)
+            return
     try:
         created = syscall.link_create_cgroup(program_fd, cgroup_fd, ATTACH_TYPES[name])
     except OSError as error:

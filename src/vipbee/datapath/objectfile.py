@@ -53,7 +53,9 @@ class ObjectFile:
             )
         return cls(lib, pointer, load_layouts(path))
 
-    def _walk(self, following: c._NamedFuncPointer, name: c._NamedFuncPointer) -> Iterable[tuple[str, int]]:
+    def _walk(
+        self, following: c._NamedFuncPointer, name: c._NamedFuncPointer
+    ) -> Iterable[tuple[str, int]]:
         handle = following(self._pointer, None)
         while handle:
             yield name(handle).decode(), handle
@@ -99,9 +101,10 @@ class ObjectFile:
     def _initial_rodata(self) -> np.ndarray:
         size = c.c_size_t()
         start = self._lib.bpf_map__initial_value(self._maps[RODATA], c.byref(size))
-        raw = (c.c_char * size.value).from_address(start)
+        raw = memoryview((c.c_char * size.value).from_address(start)).cast("B")
         # `config` is the only object in .rodata; a test asserts it
-        return np.frombuffer(raw, dtype=self._layouts["config"], count=1)
+        config: np.ndarray = np.frombuffer(raw, dtype=self._layouts["config"], count=1)
+        return config
 
     def set_max_entries(self, sizes: Mapping[str, int]) -> None:
         for name, entries in sizes.items():

@@ -19,6 +19,7 @@ import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def release_stale_sockets(directory: PinDirectory, layouts: Layouts) -> int:
     released = 0
     for inode, sockets in by_namespace.items():
         if (path := paths.get(inode)) is not None:
-            released += _inside(path, lambda sockets=sockets: _release(directory, sockets))
+            released += _inside(path, partial(_release, directory, sockets))
     return released
 
 

@@ -23,7 +23,7 @@ _LIBC.syscall.restype = c.c_long
 
 # enum bpf_cmd
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _TEST_RUN, _INFO = 6, 7, 10, 15
+_OBJ_PIN, _OBJ_GET, _INFO = 6, 7, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _LINK_CREATE, _LINK_UPDATE, _ITER_CREATE, _LINK_DETACH = 28, 29, 33, 34
 
@@ -263,25 +263,3 @@ def link_detach(link_fd: int) -> None:
 def iter_create(link_fd: int) -> int:
     """A file descriptor whose read() runs the iterator, in this thread's namespaces."""
     return _bpf(_ITER_CREATE, _block("=II", link_fd, 0))
-
-
-def test_run(
-    program_fd: int, packet: bytes, *, context: bytes = b"", repeat: int = 1
-) -> tuple[int, bytes, int, bytes]:
-    """BPF_PROG_TEST_RUN: (return value, packet out, ns per run, context out)."""
-    data_in = bytearray(packet)
-    data_out = bytearray(max(len(packet) + 512, 4096))
-    context_in, context_out = bytearray(context or b"\0"), bytearray(len(context) or 1)
-    block = _block(
-        "=IIIIQQIIIIQQIII",
-        *(program_fd, 0, len(data_in), len(data_out)),
-        *(_address_of(data_in), _address_of(data_out), repeat, 0),
-        *(len(context), len(context)),
-        *(_address_of(context_in) if context else 0, _address_of(context_out) if context else 0),
-        *(0, 0, 0),
-    )
-    _bpf(_TEST_RUN, block)
-    (result,) = struct.unpack_from("=I", block, 4)
-    (size,) = struct.unpack_from("=I", block, 12)
-    (duration_ns,) = struct.unpack_from("=I", block, 36)
-    return result, bytes(data_out[:size]), duration_ns, bytes(context_out)
