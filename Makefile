@@ -21,7 +21,7 @@ demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl a
 
 .PHONY: test
 test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below in one run, < 10 minutes (root)
-	@$(AS_ROOT) $(PYTEST)
+	@$(AS_ROOT) $(PYTEST) $(wildcard $(addprefix tests/,unit golden bpf net kernels))
 
 .PHONY: build
 build: $(OBJECT) ## compile the datapath
@@ -43,7 +43,7 @@ format: $(VENV)/development ## rewrite Python and C in the format `check` wants
 
 .PHONY: test-unit
 test-unit: $(VENV)/development $(OBJECT) ## unit and golden tests, no root, < 20 s
-	@$(PYTEST) tests/unit tests/golden
+	@$(PYTEST) $(wildcard tests/unit tests/golden)
 
 .PHONY: test-bpf
 test-bpf: $(STAMPS)/run $(VENV)/development $(OBJECT) ## programs and maps in this kernel (root)
