@@ -28,24 +28,24 @@ def parse_address(text: str) -> bytes:
     A v4-mapped IPv6 text is refused: which family it means is not clear, and
     Kubernetes rejects it too.
     """
+    if ":" in text:
+        try:
+            packed = socket.inet_pton(socket.AF_INET6, text)
+        except (OSError, ValueError):
+            raise ValueError(f"{text!r} is not an IP address") from None
+        if packed.startswith(V4_PREFIX):
+            raise ValueError(f"{text!r} is an IPv4-mapped IPv6 address: write it as IPv4")
+        return packed
     try:
         return V4_PREFIX + socket.inet_pton(socket.AF_INET, text)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: embedded NUL, lone surrogate
         pass
-    except ValueError:  # embedded NUL
-        raise ValueError(f"{text!r} is not an IP address") from None
     if _V4.fullmatch(text):
         try:
             return V4_PREFIX + socket.inet_pton(socket.AF_INET, _LEADING_ZEROS.sub("", text))
         except OSError:
-            raise ValueError(f"{text!r} is not an IP address") from None
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, text)
-    except (OSError, UnicodeEncodeError):
-        raise ValueError(f"{text!r} is not an IP address") from None
-    if packed.startswith(V4_PREFIX):
-        raise ValueError(f"{text!r} is an IPv4-mapped IPv6 address: write it as IPv4")
-    return packed
+            pass
+    raise ValueError(f"{text!r} is not an IP address")
 
 
 def format_address(address: bytes) -> str:

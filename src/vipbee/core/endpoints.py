@@ -11,7 +11,6 @@ serving R110.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -68,10 +67,11 @@ def _read_plain(
     slices: Iterable[EndpointSlice], family: int, node_name: str
 ) -> list[_PlainSlice] | None:
     """None if any endpoint or port needs a closer look, for whatever reason."""
-    inet_pton = socket.inet_pton
-    socket_family = socket.AF_INET if family == 4 else socket.AF_INET6
-    prefix = V4_PREFIX if family == 4 else b""
-    suspects = SUSPECT_V4 if family == 4 else SUSPECT_V6
+    # Past the cache: a hundred thousand endpoints read once would only churn it.
+    parse = parse_address.__wrapped__
+    is_v4 = family == 4
+    telling = len(V4_PREFIX) if is_v4 else 0  # the byte SUSPECT_* are about
+    suspects = SUSPECT_V4 if is_v4 else SUSPECT_V6
     result = []
     for item in slices:
         ports = []
@@ -91,16 +91,15 @@ def _read_plain(
             if conditions is not None and (conditions.ready is False or conditions.terminating):
                 return None
             try:
-                packed = inet_pton(socket_family, endpoint.addresses[0])
-            except (OSError, ValueError, IndexError):
+                address = parse(endpoint.addresses[0])
+            except (ValueError, IndexError):
                 return None
-            # No v4-mapped text passes either: it starts with 0, which is suspect.
-            if packed[0] in suspects and (
-                packed.startswith(V4_PREFIX) or refused_backend(prefix + packed)
+            if address.startswith(V4_PREFIX) is not is_v4 or (
+                address[telling] in suspects and refused_backend(address)
             ):
                 return None
             is_local = endpoint.nodeName == node_name
-            rows.append((prefix + packed, _PLAIN_LOCAL if is_local else _PLAIN_REMOTE))
+            rows.append((address, _PLAIN_LOCAL if is_local else _PLAIN_REMOTE))
         result.append(_PlainSlice(tuple(ports), tuple(rows)))
     return result
 
