@@ -45,7 +45,7 @@ class Stage:
         self.console.print(Text(f"{self._steps}. {title}", style="bold cyan"))
 
     def show(self, what: RenderableType) -> None:
-        self.console.print(Padding(what, (0, 0, 0, 3)))
+        self.console.print(Padding(what, (0, 0, 0, 3), expand=False))
 
     def note(self, text: str) -> None:
         self.show(Text(text, style="dim"))

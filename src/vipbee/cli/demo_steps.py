@@ -87,7 +87,7 @@ def dig_udp_vip(stage: Stage) -> None:
     name = "web.default.svc.cluster.local"
     done = stage.run(client, ["dig", "+tries=1", "+time=2", f"@{DNS}", name])
     servers = re.findall(r";; SERVER: (\S+?)#", done.stdout)
-    addresses = re.findall(r"\sA\s+(\S+)", done.stdout)
+    addresses = re.findall(rf"^{name}\.\s.*\sA\s+(\S+)", done.stdout, re.MULTILINE)
     stage.claim(f"{name} is {', '.join(addresses) or 'unknown'}", addresses == [WEB])
     stage.claim(f"reply source: {', '.join(servers) or 'none'}", servers == [DNS])
 

@@ -77,8 +77,18 @@ def _namespace(service: Manifest) -> str:
 
 
 def _service(service: Manifest) -> Manifest:
+    """Fill in what the API server would."""
+    spec, addresses = service["spec"], cluster_ips(service["spec"])
     metadata = {"namespace": "default", **service["metadata"]}
-    return {"apiVersion": "v1", "kind": "Service", **service, "metadata": metadata}
+    if addresses:
+        spec = {
+            "type": "ClusterIP",
+            "ipFamilies": [f"IPv{family}" for family in families(spec)],
+            **spec,
+            "clusterIP": addresses[0],
+            "clusterIPs": addresses,
+        }
+    return {"apiVersion": "v1", "kind": "Service", **service, "metadata": metadata, "spec": spec}
 
 
 def _slices(

@@ -47,6 +47,9 @@ SYSCTLS = {
 }
 NODE_SYSCTLS = {
     "ipv4/ip_forward": "1",
+    # Every packet to nowhere gets its unreachable at once, not only one a second.
+    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratelimit": "0",
     "ipv4/conf/all/send_redirects": "0",
     "ipv4/conf/default/send_redirects": "0",
     "ipv6/conf/all/forwarding": "1",

@@ -61,6 +61,13 @@ def test_endpoints_know_their_node_and_zone() -> None:
     assert "zone" not in second
 
 
+def test_services_have_both_forms_of_their_cluster_ips() -> None:
+    web, manual = (service["spec"] for service in render()["services"])
+
+    assert (web["clusterIP"], web["ipFamilies"]) == ("10.96.0.10", ["IPv4", "IPv6"])
+    assert (manual["clusterIPs"], manual["ipFamilies"]) == (["10.96.0.11"], ["IPv4"])
+
+
 def test_absent_pods_leave_the_slices() -> None:
     state = render(web_0=EndpointState(present=False))
 
