@@ -136,7 +136,8 @@ class Agent:
     def _step(self, what: str, action: Callable[[], Applied]) -> None:
         """Run one reconcile step and tell everybody who wants to know."""
         started = time.perf_counter()
-        self.health.queued(time.time())
+        if self._reconciler.begun:  # a starting proxy waits for its source and is alive (R103)
+            self.health.queued(time.time())
         try:
             applied = action()
         except (KernelError, CapacityError) as error:
@@ -145,7 +146,9 @@ class Agent:
         took_s = time.perf_counter() - started
         if self._reconciler.begun:
             self.health.synced(time.time())
-        if applied.backends_withdrawn:
+        self.health.set_node(self._reconciler.own_node())
+        # with every audit too: an agent that was killed may not have come this far
+        if applied.backends_withdrawn or what == "audit":
             released = release_stale_sockets(self._directory, self._layouts)
             if released:
                 log.info("released UDP sockets of backends that are gone", sockets=released)

@@ -22,7 +22,7 @@ from vipbee.core.snapshot import Capacity
 from vipbee.core.store import Changes, Store
 from vipbee.core.tables import Tables
 from vipbee.errors import CapacityError, KernelError
-from vipbee.model import ApiObject, Problem, ServiceName, ServicePort
+from vipbee.model import ApiObject, Node, Problem, ServiceName, ServicePort
 
 
 class NodeSettings(NamedTuple):
@@ -159,6 +159,13 @@ class Reconciler:
         found += [p for problems in self._select_problems.values() for p in problems]
         found += self._desired.problems()
         return sorted(set(found))
+
+    def own_node(self) -> Node | None:
+        """The Node object of this very node, if a source has it (R9)."""
+        for node in self._store.nodes():
+            if node.metadata.name == self._settings.name:
+                return node
+        return None
 
     def counts(self) -> tuple[int, int]:
         """(Services programmed, Service ports programmed)."""
