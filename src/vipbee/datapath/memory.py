@@ -73,6 +73,18 @@ class MemoryTables:
             services=services,
         )
 
+    def load(self, snapshot: Snapshot) -> None:
+        """Hold what `snapshot` says instead; of equal keys the last counts."""
+        hashes = {
+            MapName.FRONTENDS: (snapshot.frontend_keys, snapshot.frontends),
+            MapName.ADDRESSES: (snapshot.address_keys, snapshot.addresses),
+            MapName.SERVICES: (snapshot.service_ids, snapshot.services),
+        }
+        for name, (keys, values) in hashes.items():
+            self._hashes[name] = dict(zip(_elements(keys), _elements(values), strict=True))
+        self.arrays[MapName.SLOTS][:] = snapshot.slots
+        self.arrays[MapName.BACKENDS][:] = snapshot.backends
+
     def _write_array(self, op: Op) -> None:
         array = self.arrays[op.map]
         if op.values is None:
