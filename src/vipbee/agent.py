@@ -76,7 +76,7 @@ class Agent:
         self._card["started_unix_ns"] = time.time_ns()
         self._card["pid"] = os.getpid()
         self.health = Health()
-        self.metrics = AgentMetrics(tables)
+        self.metrics = AgentMetrics(tables, self.health)
 
     # ---- life --------------------------------------------------------------------------
 
@@ -156,6 +156,7 @@ class Agent:
         if what == "audit":
             self._card["audits"] += 1
             self._card["repairs"] += applied.entries
+            self.metrics.repairs += applied.entries
         if applied.entries or applied.services or what == "audit":
             self.metrics.observe_sync(took_s, full=what == "first programming")
             if self._reconciler.begun:
