@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,6 +47,7 @@ class Lab:
         self._mount = cgroups.find_cgroup2()
         self._states: dict[str, EndpointState] = {}
         self._agents: dict[str, Agent] = {}
+        self._servers: list[subprocess.Popen[str]] = []
 
     # ---- life ------------------------------------------------------------------
 
@@ -92,9 +94,13 @@ class Lab:
         return cls(topology)
 
     def down(self) -> None:
+        """Remove the lab; no error if it is gone already."""
         teardown.tear_down(self.topology.name)
+        for process in self._servers:
+            process.wait()  # killed above; leaves no zombie
+        self._servers.clear()
         for agent in self._agents.values():
-            agent.is_running  # noqa: B018  (reaps the killed child)
+            agent.kill()
 
     def __enter__(self) -> Lab:
         return self
@@ -224,7 +230,9 @@ class Lab:
                 for file, text in plan.files.items():
                     (directory / file).write_text(text)
                 log = self.directory / "logs" / f"{pod.name}-{plan.name}.log"
-                started.append((pod, plan, pod.start_daemon(plan.argv, log=log)))
+                process = pod.start_daemon(plan.argv, log=log)
+                self._servers.append(process)
+                started.append((pod, plan, process))
         deadline = time.monotonic() + SERVER_TIMEOUT_S
         for pod, plan, process in started:
             pod.wait_listening(
