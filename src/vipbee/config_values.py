@@ -49,6 +49,10 @@ class NodePortAddresses:
     def is_primary(self) -> bool:
         return not self.cidrs
 
+    def __str__(self) -> str:
+        """The option's text again: `primary`, or CIDRs with commas."""
+        return ",".join(map(str, self.cidrs)) or "primary"
+
 
 PRIMARY = NodePortAddresses()
 

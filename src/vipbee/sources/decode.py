@@ -15,6 +15,7 @@ Types are checked here, values (port ranges, protocols, addresses) by core.
 from __future__ import annotations
 
 import gc
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ from vipbee.sources.yaml_loader import YamlItem, line_of, load_stream
 __all__ = ["Decoded", "decode_objects"]
 
 _GC_PAUSE_BYTES = 1 << 20
-_YAML_RETRY_BYTES = 1 << 20
+# Up to this size somebody may have written the JSON by hand: second looks are affordable.
+_HANDWRITTEN_BYTES = 1 << 20
 _BYTE_OFFSET = re.compile(r" \(byte ([0-9]+)\)$")
 
 
@@ -62,9 +64,31 @@ def _decode_json(data: bytes, collector: Collector) -> None:
         # error concerns one object; an error of syntax shows before anything is added.
         collector.add_document(Raw(data), JSON, line=1)
     except msgspec.DecodeError as error:
-        if len(data) <= _YAML_RETRY_BYTES and _is_yaml(data, collector):
+        if len(data) <= _HANDWRITTEN_BYTES and _is_yaml(data, collector):
             return
         raise SourceError(_json_error(data, error, source)) from None
+    except RecursionError:
+        raise SourceError(f"{source}: malformed JSON: nested too deeply") from None
+    except UnicodeDecodeError:  # in a key of the document; elsewhere it costs one object
+        raise SourceError(f"{source} line 1: the document is not valid UTF-8") from None
+    if len(data) <= _HANDWRITTEN_BYTES:
+        _refuse_duplicate_keys(data, source)
+
+
+def _refuse_duplicate_keys(data: bytes, source: str) -> None:
+    """Raise SourceError if a key is given twice; msgspec would take the last. `data` is JSON."""
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        if len(dict(pairs)) == len(pairs):
+            return
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise SourceError(f"{source}: key {twice!a} is given twice in one object")
+
+    try:
+        # Numbers stay text: int() refuses thousands of digits with an error of its own.
+        text = data.decode(errors="replace")
+        json.loads(text, object_pairs_hook=check, parse_int=str, parse_float=str)
     except RecursionError:
         raise SourceError(f"{source}: malformed JSON: nested too deeply") from None
 

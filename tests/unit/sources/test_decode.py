@@ -180,6 +180,8 @@ def test_an_empty_file_is_an_error(data: bytes) -> None:
         ('{"services": [], "x": "\0"}', "F line 1: malformed JSON"),
         ('{"a":' + "[" * 100_000, "F: malformed JSON: nested too deeply"),
         ('{"services":' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('{"services": [], "nodes": [], "services": [1]}', "F: key 'services' is given twice"),
+        ('{"nodes": [{"metadata": {"name": "a", "name": "b"}}]}', "F: key 'name' is given twice"),
         ("services:\n- metadata: {name: a}\n  metadata: {name: b}\n", "F line 3: key 'metadata'"),
     ],
 )
@@ -373,6 +375,15 @@ def test_an_annotation_of_256_kib_is_no_trouble(write: Any) -> None:
     big = {**SERVICE, "metadata": {"name": "web", "annotations": {"note": "x" * (256 << 10)}}}
 
     assert names(decode(write({"services": [big]}))) == ["web"]
+
+
+def test_an_integer_of_thousands_of_digits_costs_one_object_at_most() -> None:
+    """F33: int() of so many digits is an error in Python."""
+    data = as_json({"services": [service("a", ports=[{"port": 1}])]}).replace(
+        b"1}", b"9" * 9999 + b"}"
+    )
+
+    assert len(decode(data).problems) == 1
 
 
 def test_the_garbage_collector_is_running_again_after_a_big_file() -> None:
