@@ -80,11 +80,11 @@ class Agent:
 
     # ---- life --------------------------------------------------------------------------
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Adopt what is pinned and note who we are; nothing else is written yet."""
         if self._adopted:
             self._reconciler.adopt()
-        self._reconciler.set_local_addresses(netns.local_addresses())
+        self._reconciler.set_local_addresses(await netns.local_addresses())
         self._write_card()
 
     async def follow_source(self, source: StateFileSource) -> None:
@@ -128,7 +128,7 @@ class Agent:
     async def follow_addresses(self) -> None:
         """NodePorts follow the addresses of the node."""
         async for _ in netns.address_changes():
-            self._reconciler.set_local_addresses(netns.local_addresses())
+            self._reconciler.set_local_addresses(await netns.local_addresses())
             self._step("addresses changed", self._reconciler.program)
 
     # ---- one step ----------------------------------------------------------------------
@@ -207,7 +207,7 @@ async def run(config: AgentConfig) -> None:
         loaded = _load(config)
         tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
         agent = Agent(config, loaded, tables)
-        agent.start()
+        await agent.start()
         source = StateFileSource(config.state_file)
         async with _stopped_by_signal(), _servers(config, agent), asyncio.TaskGroup() as tasks:
             tasks.create_task(agent.follow_source(source), name="source")

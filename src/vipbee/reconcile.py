@@ -128,7 +128,8 @@ class Reconciler:
         flags = None
         if pending.node and (view := self._node_view()) != self._node:
             self._node = view
-            ports = self._select_all()
+            # () for those that are gone: they are pending but no longer in the store
+            ports = dict.fromkeys(pending.services, ()) | self._select_all()
             flags = address_flags(view)
         else:
             ports = {name: self._select(name) for name in pending.services}

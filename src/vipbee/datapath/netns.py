@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 
-from pyroute2 import IPRoute
+from pyroute2 import AsyncIPRoute
 
 from vipbee.address import parse_address
 
@@ -30,22 +30,23 @@ def netns_cookie() -> int:
     return int(cookie)
 
 
-def local_addresses() -> tuple[bytes, ...]:
+async def local_addresses() -> tuple[bytes, ...]:
     """Global addresses of all interfaces, 16 bytes each, the preferred one of a family first.
 
     Preferred: on the interface of the default route, then by interface index. Loopback,
     link-local and not (yet) usable addresses are left out.
     """
-    with IPRoute() as route:
+    found = []
+    async with AsyncIPRoute() as route:
         uplinks = {
-            attribute
-            for message in route.get_default_routes()
-            if (attribute := message.get_attr("RTA_OIF")) is not None
+            message.get_attr("RTA_OIF")
+            async for message in await route.route("dump")
+            if message["dst_len"] == 0
         }
-        found = []
-        for message in route.get_addr(scope=_SCOPE_UNIVERSE):
+        async for message in await route.addr("dump"):
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            if message["flags"] & _IFA_F_UNUSABLE or text is None:
+            is_global = message["scope"] == _SCOPE_UNIVERSE
+            if text is None or not is_global or message["flags"] & _IFA_F_UNUSABLE:
                 continue
             index = message["index"]
             found.append((index not in uplinks, index, parse_address(text)))
