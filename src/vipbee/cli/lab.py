@@ -19,6 +19,7 @@ from rich.table import Table
 from vipbee.cli.lab_picture import draw_lab
 from vipbee.errors import UsageError
 from vipbee.lab import Lab
+from vipbee.lab.endpoints import cluster_ips
 from vipbee.lab.place import child_environment
 from vipbee.lab.teardown import list_labs, require_root, tear_down
 
@@ -56,9 +57,15 @@ def up(
     with console.status("Building namespaces, starting servers and agents …"):
         lab = Lab.up(file, name=name, agents=agents)
     console.print(draw_lab(lab))
-    place = lab.pods[-1].name if lab.pods else lab.nodes[0].name
-    console.print(f"Run a program in it: vipbee lab exec {place} -- curl http://VIP/")
-    console.print(f"Services: edit {lab.state_file}   Remove it: vipbee lab down", soft_wrap=True)
+    for what, how in (
+        (
+            "run a program in it",
+            f"vipbee lab exec {_example_place(lab)} -- {_example_program(lab)}",
+        ),
+        ("change Services", f"edit {lab.state_file}"),
+        ("remove it", f"vipbee lab down --name {lab.name}"),
+    ):
+        console.print(f"{what + ':':21}{how}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -161,6 +168,21 @@ def end_on_sigterm() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
+
+
+def _example_place(lab: Lab) -> str:
+    """A pod that serves nothing, if there is one."""
+    clients = [pod.name for pod in lab.pods if not pod.plan.servers]
+    return clients[0] if clients else lab.nodes[0].name
+
+
+def _example_program(lab: Lab) -> str:
+    """curl of the first Service that has a ClusterIP."""
+    for service in lab.services:
+        ports = service["spec"].get("ports")
+        if ports and (addresses := cluster_ips(service["spec"])):
+            return f"curl http://{addresses[0]}:{ports[0]['port']}/"
+    return "ip route"
 
 
 def _table(labs: list[dict[str, Any]]) -> Table:

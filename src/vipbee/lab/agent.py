@@ -100,8 +100,10 @@ class Agent:
 
     def _signal(self, number: signal.Signals) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        pids = {self._process.pid} if self._process is not None else set()
-        for pid in pids | set(self.pids):
+        pids = set(self.pids)
+        if self._process is not None and self._process.poll() is None:
+            pids.add(self._process.pid)
+        for pid in pids:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
