@@ -8,7 +8,7 @@ a fresh snapshot puts right what is missing. Pure: no kernel, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vipbee.abi import Layouts, MapName
@@ -76,19 +76,8 @@ class Desired:
         changes = Changes()
         if node_addresses is not None:
             self._set_node_addresses(node_addresses, changes)
-        wanted = self._changed(ports_by_service)
-        for name, _ in wanted:
-            self._refused.pop(name, None)
-        # room that this very update frees is there for the next one only: a plan puts first
-        admitted = self._program(wanted, changes)
-        affected: set[ServiceName] = set()
-        before: dict[ServiceName, Iterable[ServicePortKey]] = {}
-        for name, ports in admitted:
-            before[name] = self._forget(name)
-            if ports:
-                self._ports[name] = ports
-            affected |= self._claims.update(name, ports)
-        self._lead(before, affected, changes)
+        wanted = self._changed(ports_by_service) + self._worth_another_try(ports_by_service)
+        self._take(wanted, changes)
         return changes.operations(self._layouts)
 
     def full(
@@ -108,8 +97,8 @@ class Desired:
 
         Services that were adopted but that no update has named since do not exist any more.
         """
-        # these operations are part of the repairs: compare() sees the same difference
-        self.update(dict.fromkeys(self._adopted, ()))
+        # what is to be written for that, compare() finds as well
+        self._take([(name, ()) for name in self._adopted], Changes())
         return compare(snapshot, self._ledger, self._table).repairs(self._layouts)
 
     def reclaim(self) -> bool:
@@ -140,7 +129,7 @@ class Desired:
     def _changed(
         self, ports_by_service: Mapping[ServiceName, Sequence[ServicePort]]
     ) -> list[_Wanted]:
-        """Return what differs from the state now, and refused Services worth another try."""
+        """Return what differs from the state now."""
         wanted: list[_Wanted] = []
         for name, given in ports_by_service.items():
             ports = tuple(given)
@@ -150,10 +139,29 @@ class Desired:
             known = name in self._adopted or refused is not None
             if known or self._ports.get(name, ()) != ports:
                 wanted.append((name, ports))
-        for name, refused in self._refused.items():
-            if name not in ports_by_service and self._may_fit(refused):
-                wanted.append((name, refused.ports))
         return wanted
+
+    def _worth_another_try(self, besides: Container[ServiceName]) -> list[_Wanted]:
+        return [
+            (name, refused.ports)
+            for name, refused in self._refused.items()
+            if name not in besides and self._may_fit(refused)
+        ]
+
+    def _take(self, wanted: Sequence[_Wanted], changes: Changes) -> None:
+        """Make these Services so, as far as they fit."""
+        for name, _ in wanted:
+            self._refused.pop(name, None)
+        # room that this very update frees is there for the next one only: a plan puts first
+        admitted = self._program(wanted, changes)
+        affected: set[ServiceName] = set()
+        before: dict[ServiceName, Iterable[ServicePortKey]] = {}
+        for name, ports in admitted:
+            before[name] = self._forget(name)
+            if ports:
+                self._ports[name] = ports
+            affected |= self._claims.update(name, ports)
+        self._lead(before, affected, changes)
 
     def _program(self, wanted: Sequence[_Wanted], changes: Changes) -> list[_Wanted]:
         """Give all of them ids and slots, or halve until only those that do not fit are left."""

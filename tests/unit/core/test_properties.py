@@ -18,7 +18,6 @@ from tests.support.service_ports import (
     DRAINING,
     LOCAL,
     backend,
-    by_service,
     external,
     service_port,
 )
@@ -294,7 +293,7 @@ def test_adopting_garbage_ends_in_the_desired_state(batched: list[Any], damage: 
 
     desired = Desired(LAYOUTS, ROOMY)
     desired.adopt(tables.snapshot())
-    for op in desired.update(by_service(*(p for ports in first.ports.values() for p in ports))):
+    for op in desired.update(dict(first.ports), {}):
         tables.apply(op)
     for op in desired.audit(tables.snapshot()):
         tables.apply(op)
