@@ -63,10 +63,7 @@ class Agent:
             tables,
             self._layouts,
             tables.capacity,
-            NodeSettings(
-                node_name(config),
-                ",".join(str(cidr) for cidr in config.node_port_addresses.cidrs) or "primary",
-            ),
+            NodeSettings(node_name(config), str(config.node_port_addresses)),
         )
         self._problems: list[Problem] | None = None
         self._card = np.zeros(1, dtype=self._layouts["agent_info"])
