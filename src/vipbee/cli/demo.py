@@ -14,6 +14,7 @@ from rich.text import Text
 from vipbee.cli.demo_stage import Stage
 from vipbee.cli.demo_steps import STEPS
 from vipbee.cli.lab import end_on_sigterm
+from vipbee.cli.output import working
 from vipbee.errors import UsageError
 from vipbee.lab import Lab
 
@@ -37,7 +38,7 @@ def demo(
     end_on_sigterm()
     console = Console(highlight=False)
     started = time.monotonic()
-    with console.status("Building the cluster …"):
+    with working("Building the cluster …"):
         lab = Lab.up(find_topology(), name=name)
     with lab:
         stage = Stage(lab, console, fast=fast)

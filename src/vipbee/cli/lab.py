@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.table import Table
 
 from vipbee.cli.lab_picture import draw_lab
+from vipbee.cli.output import (
+    Column,
+    Format,
+    FormatOption,
+    dash,
+    print_document,
+    print_table,
+    working,
+)
 from vipbee.errors import UsageError
 from vipbee.lab import Lab
 from vipbee.lab.endpoints import cluster_ips
@@ -34,10 +39,15 @@ NameOption = Annotated[
 ]
 
 
-class Output(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
+COLUMNS = (
+    Column("LAB"),
+    Column("STATE"),
+    Column("NETWORK"),
+    Column("NODES", is_number=True),
+    Column("PODS", is_number=True),
+    Column("AGENTS"),
+    Column("STATE FILE", is_wide=True),
+)
 
 
 @app.command()
@@ -53,10 +63,9 @@ def up(
     A lab of the same name, running or left over from a killed run, is replaced.
     """
     end_on_sigterm()
-    console = Console()
-    with console.status("Building namespaces, starting servers and agents …"):
+    with working("Building namespaces, starting servers and agents …"):
         lab = Lab.up(file, name=name, agents=agents)
-    console.print(draw_lab(lab))
+    Console().print(draw_lab(lab))
     for what, how in (
         (
             "run a program in it",
@@ -65,7 +74,7 @@ def up(
         ("change Services", f"edit {lab.state_file}"),
         ("remove it", f"vipbee lab down --name {lab.name}"),
     ):
-        console.print(f"{what + ':':21}{how}", soft_wrap=True, highlight=False, markup=False)
+        print(f"{what + ':':21}{how}")
 
 
 @app.command()
@@ -108,18 +117,14 @@ def execute(
 
 
 @app.command("list")
-def list_(
-    output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE,
-) -> None:
+def list_(output: FormatOption = Format.TABLE) -> None:
     """List the labs of this machine, with their nodes and pods."""
     require_root()
     labs = [describe_lab(name) for name in list_labs()]
-    if output is Output.JSON:
-        print(json.dumps(labs, indent=2))
-    elif output is Output.YAML:
-        print(yaml.safe_dump(labs, sort_keys=False), end="")
+    if output.is_document:
+        print_document(labs, output)
     else:
-        Console().print(_table(labs))
+        print_table(COLUMNS, [_row(lab) for lab in labs], output)
 
 
 def pick_lab(name: str | None) -> str:
@@ -185,17 +190,15 @@ def _example_program(lab: Lab) -> str:
     return "ip route"
 
 
-def _table(labs: list[dict[str, Any]]) -> Table:
-    table = Table("LAB", "STATE", "NETWORK", "NODES", "PODS", "AGENTS", box=None, pad_edge=False)
-    for lab in labs:
-        kinds = [place["kind"] for place in lab["places"]]
-        agents = lab.get("agents", {})
-        table.add_row(
-            lab["name"],
-            lab["state"],
-            lab.get("network", "-"),
-            str(kinds.count("node")),
-            str(kinds.count("pod")),
-            f"{sum(agents.values())} of {len(agents)} running",
-        )
-    return table
+def _row(lab: dict[str, Any]) -> list[str]:
+    kinds = [place["kind"] for place in lab["places"]]
+    agents = lab.get("agents", {})
+    return [
+        lab["name"],
+        lab["state"],
+        dash(lab.get("network")),
+        str(kinds.count("node")),
+        str(kinds.count("pod")),
+        f"{sum(agents.values())} of {len(agents)} running",
+        dash(lab.get("stateFile")),
+    ]
