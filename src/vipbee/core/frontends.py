@@ -23,11 +23,14 @@ from vipbee.core.snapshot import Capacity, Records
 from vipbee.errors import CapacityError
 from vipbee.model import Frontend, FrontendKey
 
+# plain ints: arithmetic on enum members is ten times as slow, and this runs per frontend
+_CLUSTER_IP = int(AddressFlag.CLUSTER_IP)
+_EXTERNAL = int(AddressFlag.EXTERNAL)
 _ROLES: dict[int, int] = {
-    FrontendKind.CLUSTER_IP: AddressFlag.CLUSTER_IP,
-    FrontendKind.NODE_PORT: 0,  # the unspecified address is nobody's
-    FrontendKind.EXTERNAL_IP: AddressFlag.EXTERNAL,
-    FrontendKind.LOAD_BALANCER: AddressFlag.EXTERNAL,
+    int(FrontendKind.CLUSTER_IP): _CLUSTER_IP,
+    int(FrontendKind.NODE_PORT): 0,  # the unspecified address is nobody's
+    int(FrontendKind.EXTERNAL_IP): _EXTERNAL,
+    int(FrontendKind.LOAD_BALANCER): _EXTERNAL,
 }
 NODE_FLAGS = int(AddressFlag.NODE | AddressFlag.HOST_ONLY | AddressFlag.OWN)
 
@@ -163,9 +166,10 @@ class FrontendTable:
         gone: list[bytes] = []
         for address in touched:
             flags = self._node.get(address, 0)
-            for role in (AddressFlag.CLUSTER_IP.value, AddressFlag.EXTERNAL.value):
-                if (address, role) in self._uses:
-                    flags |= role
+            if (address, _CLUSTER_IP) in self._uses:
+                flags |= _CLUSTER_IP
+            if (address, _EXTERNAL) in self._uses:
+                flags |= _EXTERNAL
             if flags == self.flags.get(address, 0):
                 continue
             if flags:

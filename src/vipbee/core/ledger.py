@@ -15,7 +15,7 @@ import numpy as np
 
 from vipbee.abi import Layouts, MapName
 from vipbee.core.ids import IdPool, RunPool
-from vipbee.core.plan import Changes
+from vipbee.core.plan import Changes, Entries
 from vipbee.core.render import Backends, SlotRange, service_infos
 from vipbee.core.snapshot import Capacity, Records
 from vipbee.model import Frontend, ServicePort, ServicePortKey
@@ -45,7 +45,7 @@ class Draft:
         self.ports = ports
         self.before = [ledger.programmed.get(port.key) for port in ports]
         self.backends = Backends(ports)
-        self.ids = np.zeros(len(self.backends.rows), np.uint32)
+        self.ids = np.zeros(len(self.backends.flags), np.uint32)
         self.gone: list[int] = []
         starts, ends = self.backends.starts.tolist(), self.backends.ends.tolist()
         for at, record in enumerate(self.before):
@@ -160,16 +160,16 @@ class Ledger:
     def _write_backends(self, draft: Draft, service_ids: Records, changes: Changes) -> None:
         protocols = np.array([port.key.protocol for port in draft.ports], np.uint8)
         values = draft.backends.render(self.layouts, protocols=protocols, service_ids=service_ids)
-        old = self.backends[draft.ids]
+        where = _where(draft.ids)
+        old = self.backends[where]
         values["generation"] = old["generation"]
-        self.backends[draft.ids] = values
-        final_flags = values["flags"].copy()
-        values["flags"] = final_flags | old["flags"]
-        first = np.flatnonzero(differs(values, old))
-        last = np.flatnonzero(values["flags"] != final_flags)
-        changes.backends_first.append((draft.ids[first], values[first]))
-        values["flags"] = final_flags
+        both_flags = values["flags"] | old["flags"]
+        last = np.flatnonzero(both_flags != values["flags"])
         changes.backends_last.append((draft.ids[last], values[last]))
+        final = values.copy() if len(last) else values
+        values["flags"] = both_flags
+        changes.backends_first.append(_changed(draft.ids, values, old))
+        self.backends[where] = final
 
     def _write_slots(self, draft: Draft, block: int, changes: Changes) -> None:
         if draft.slots_needed == 0:
@@ -183,9 +183,9 @@ class Ledger:
 
     def _write_services(self, draft: Draft, service_ids: Records, changes: Changes) -> None:
         values = service_infos(self.layouts, draft.ports)
-        changed = np.flatnonzero(differs(values, self.services[service_ids]))
-        self.services[service_ids] = values
-        changes.services.append((service_ids[changed], values[changed]))
+        where = _where(service_ids)
+        changes.services.append(_changed(service_ids, values, self.services[where]))
+        self.services[where] = values
 
     def _free_backends(self, ids: Sequence[int], changes: Changes) -> None:
         if not ids:
@@ -196,6 +196,19 @@ class Ledger:
         self.backends[keys] = values
         self.backend_ids.release(ids)
         changes.backends_last.append((keys, values))
+
+
+def _where(ids: Records) -> Records | slice:
+    """Return an index for `ids`: a slice, ten times as fast, if they follow each other."""
+    if len(ids) > 1 and (ids[1:] - ids[:-1] == 1).all():
+        return slice(int(ids[0]), int(ids[-1]) + 1)
+    return ids
+
+
+def _changed(keys: Records, values: Records, old: Records) -> Entries:
+    """Return the entries that differ from `old`."""
+    rows = np.flatnonzero(differs(values, old))
+    return (keys, values) if len(rows) == len(keys) else (keys[rows], values[rows])
 
 
 def differs(left: Records, right: Records) -> Records:

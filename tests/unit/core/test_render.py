@@ -58,7 +58,7 @@ def test_one_run_serves_both_sets() -> None:
 
     rows = Backends([port])
 
-    assert [rows.rows[at].address[-1] for at in rows.slot_rows] == [3, 2, 5, 1]
+    assert [rows.addresses[at][-1] for at in rows.slot_rows] == [3, 2, 5, 1]
     assert rows.ranges(np.array([10])) == [(SlotRange(11, 3), SlotRange(10, 3))]
 
 
