@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vipbee agent`: the command line of the node daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def agent(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Options in a file, or a KubeProxyConfiguration."),
+    ] = None,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="A Kubernetes API server.", rich_help_panel="Services"),
+    ] = None,
+    state_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A YAML or JSON file, or a directory of them; no Kubernetes needed.",
+            rich_help_panel="Services",
+        ),
+    ] = None,
+    hostname_override: Annotated[
+        str | None,
+        typer.Option(
+            "--hostname-override",
+            "--node-name",
+            metavar="NAME",
+            help="Node name; default: the host name.",
+        ),
+    ] = None,
+    cgroup_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="cgroup v2 directory to attach to; default: the host's root, found by itself.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    bpf_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="bpffs directory for pins; default: /sys/fs/bpf/vipbee.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Uplink devices, `eth+` wildcards; default: found by itself.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    pod_devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Host-side pod devices, `veth+,cali+`; default: found by itself.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    cluster_cidr: Annotated[
+        str | None,
+        typer.Option(metavar="CIDR[,CIDR]", help="What counts as pod traffic."),
+    ] = None,
+    nodeport_addresses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="primary|CIDR,…", help="Where NodePorts are served; default: primary."
+        ),
+    ] = None,
+    healthz_bind_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help='Default: 0.0.0.0:10256; "" disables.'),
+    ] = None,
+    metrics_bind_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help='Default: 127.0.0.1:10249; "" disables.'),
+    ] = None,
+    socket_lb: Annotated[
+        bool | None,
+        typer.Option(
+            "--socket-lb/--no-socket-lb",
+            help="Choose backends when sockets connect; default: on.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="text|json", help="Default: text.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="Default: info.")] = None,
+) -> None:
+    """Keep this node's kernel equal to what the Services say, until SIGTERM.
+
+    Stopping it, however hard, changes nothing in the kernel: `vipbee cleanup` does.
+    """
+    import asyncio
+
+    import structlog
+
+    from vipbee.agent import run
+    from vipbee.cli.logs import configure_logs
+    from vipbee.config import load_config
+
+    flags: dict[str, object] = {
+        "kubeconfig": kubeconfig,
+        "state-file": state_file,
+        "hostname-override": hostname_override,
+        "cgroup-root": cgroup_root,
+        "bpf-root": bpf_root,
+        "devices": devices,
+        "pod-devices": pod_devices,
+        "cluster-cidr": cluster_cidr,
+        "nodeport-addresses": nodeport_addresses,
+        "healthz-bind-address": healthz_bind_address,
+        "metrics-bind-address": metrics_bind_address,
+        "socket-lb": socket_lb,
+        "log-format": log_format,
+        "log-level": log_level,
+    }
+    settings, warnings = load_config(config, flags)
+    configure_logs(settings.log_format, settings.log_level)
+    log = structlog.get_logger()
+    for warning in warnings:
+        log.warning("configuration", reason=warning)
+    asyncio.run(run(settings))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vipbee check`: can this machine run it, with what, and if not, what to do.
+
+`-o json`: `usable` (no finding is "missing") and `findings`, a list of: what, result
+("ok" | "falls back" | "warning" | "missing"), used (what will be used, or what is
+wrong), remedy (text; empty if there is nothing to do).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vipbee.cli.output import (
+    Column,
+    Format,
+    FormatOption,
+    print_document,
+    print_table,
+    say,
+    working,
+)
+from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
+from vipbee.errors import EnvironmentUnusable
+
+if TYPE_CHECKING:
+    from vipbee.datapath.finding import Finding
+    from vipbee.map_sizes import MapSizes
+
+_COLUMNS = (Column("WHAT"), Column("RESULT"), Column("USED"), Column("REMEDY", is_wide=True))
+
+
+def check(
+    output: FormatOption = Format.TABLE,
+    bpf_root: BpfRootOption = DEFAULT_BPF_ROOT,
+    cgroup_root: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="As for the agent; default: found by itself."),
+    ] = None,
+) -> None:
+    """Try whether this machine can run vipbee: kernel, hooks, cgroup, bpffs, capabilities.
+
+    Loads every program and attaches it to an empty cgroup for a moment; changes nothing.
+    Exits 3 if something that is needed is missing, with the one thing to do.
+    """
+    with working("Trying programs, hooks and maps …"):
+        findings = find(bpf_root, cgroup_root)
+    blocking = [finding for finding in findings if finding.is_blocking]
+    if output.is_document:
+        print_document({"usable": not blocking, "findings": findings}, output)
+    else:
+        print_table(
+            _COLUMNS, [(f.what, f.result, f.used, f.remedy or "-") for f in findings], output
+        )
+        _print_advice(findings, output)
+    sys.stdout.flush()
+    for finding in blocking:
+        print(f"vipbee: {finding.what}: {finding.used}: {finding.remedy}", file=sys.stderr)
+    if blocking:
+        raise typer.Exit(EnvironmentUnusable.exit_code)
+
+
+def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
+    """Everything `check` shows."""
+    from vipbee.datapath.leftovers import find_leftovers
+    from vipbee.datapath.probe import probe
+    from vipbee.map_sizes import MapSizes
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    sizes = MapSizes.for_memory(memory)
+    findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=_bytes(sizes))
+    if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
+        return findings  # the tools below would only say the same again
+    return findings + find_leftovers(bpf_root)
+
+
+def _bytes(sizes: MapSizes) -> int:
+    """Kernel memory these maps take when full, by the table in map_sizes.py."""
+    arrays = sizes.backends * 48 + sizes.slots * 8 + sizes.services * 64
+    hashes = 16 * (sizes.frontends + sizes.addresses + sizes.services + sizes.reports)
+    flows = sizes.udp_flows * 130 + sizes.affinity * 110 + sizes.socket_flows_lru * 140
+    return arrays + hashes + flows
+
+
+def _print_advice(findings: list[Finding], output: Format) -> None:
+    advice = [f for f in findings if f.remedy and not f.is_blocking]
+    if advice and output is Format.TABLE:
+        say()
+        for finding in advice:
+            say(f"{finding.what}: {finding.remedy}", style="yellow")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vipbee cleanup`: remove exactly what vipbee made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vipbee.cli.output import Format, FormatOption, count, print_document, say
+from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
+from vipbee.errors import EnvironmentUnusable
+
+
+def cleanup(
+    output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAULT_BPF_ROOT
+) -> None:
+    """Remove every program, link and map that vipbee pinned, and nothing else.
+
+    Services stop working at once, connections that are open go on. Refused while an agent
+    runs; no error if there is nothing to remove.
+    """
+    removed = remove_pins(bpf_root)
+    if output.is_document:
+        print_document({"bpfRoot": str(bpf_root), "removed": removed}, output)
+        return
+    if not removed:
+        print(f"nothing to remove: {bpf_root} holds no pins")
+        return
+    if output is Format.WIDE:
+        print("\n".join(removed))
+    kinds = {"links": "hook", "programs": "program", "maps": "map"}
+    numbers = [
+        count(sum(f"/{kind}/" in path for path in removed), noun) for kind, noun in kinds.items()
+    ]
+    say(f"removed {numbers[0]}, {numbers[1]} and {numbers[2]} from {bpf_root}")
+
+
+def remove_pins(bpf_root: Path) -> list[str]:
+    """Unpin everything below `bpf_root`; return the pins, relative to it."""
+    from vipbee.datapath import pins
+    from vipbee.datapath.mounts import mount_of, mounts
+
+    try:
+        if not bpf_root.is_dir():
+            return []
+        if mount_of(bpf_root.absolute(), mounts()).fstype != "bpf":
+            raise EnvironmentUnusable(
+                f"{bpf_root} is not on a bpffs", remedy="name the directory the agent was given"
+            )
+        if bpf_root.is_symlink() or os.path.ismount(bpf_root):
+            raise EnvironmentUnusable(
+                f"{bpf_root} is a link or a mount point, not a directory of pins",
+                remedy="name the directory the agent was given",
+            )
+        with pins.exclusive(bpf_root):
+            return pins.remove_everything(bpf_root)
+    except PermissionError:
+        raise EnvironmentUnusable(f"{bpf_root} cannot be changed", remedy="run as root") from None
