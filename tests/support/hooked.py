@@ -6,6 +6,7 @@ so a test needs milliseconds to set up and nothing can leave. The datapath is th
 product's own: loader, Desired, KernelTables.
 
     with Hooked.up() as hooked:
+        hooked.serve()
         hooked.program(service_ports)
         answer = hooked.run(lambda: socket.create_connection(("10.96.0.10", 80)).getpeername())
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as c
+import fcntl
 import os
 import pickle
 import select
@@ -26,7 +28,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from vipbee.abi import LAYOUT_VERSION
+import numpy as np
+
+from tests.support.servers import serve_names
+from vipbee.abi import LAYOUT_VERSION, MapName, Reason
 from vipbee.core.desired import Desired
 from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
@@ -44,6 +49,7 @@ V6 = tuple(f"fd00:10:244:1::{n}" for n in range(1, 10))
 NODE_V4, NODE_V6 = "172.30.0.1", "fd00:172:30::1"
 
 _LIBC = c.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
 
 
 class Child:
@@ -79,23 +85,28 @@ class Hooked:
     @contextlib.contextmanager
     def up(
         cls,
-        name: str = "vipbee-hooked",
         *,
         entries: int = 4096,
         sizes: dict[str, int] | None = None,
         features: Features | None = None,
         bind_protection: bool = False,
+        loaded: bool = True,
     ) -> Iterator[Hooked]:
-        """Clean up what a killed run left, set up, hand over, clean up."""
+        """Clean up what a killed run left, set up, hand over, clean up.
+
+        Names and tests that run at the same time: see `_claimed_name`.
+        """
         all_sizes = {**dict.fromkeys(SIZED_MAPS, entries), **(sizes or {})}
-        hooked = cls(name, all_sizes, features or probe_features())
-        hooked.down()
-        try:
-            hooked._set_up()
-            hooked.load(bind_protection=bind_protection)
-            yield hooked
-        finally:
+        with _claimed_name() as name:
+            hooked = cls(name, all_sizes, features or probe_features())
             hooked.down()
+            try:
+                hooked._set_up()
+                if loaded:
+                    hooked.load(bind_protection=bind_protection)
+                yield hooked
+            finally:
+                hooked.down()
 
     def _set_up(self) -> None:
         subprocess.run(["ip", "netns", "add", self.name], check=True)
@@ -133,6 +144,10 @@ class Hooked:
             self.desired.adopt(self.tables.snapshot())
         return self.loaded
 
+    def serve(self) -> Child:
+        """Start a server on every backend address, see tests/support/servers.py."""
+        return self.start(lambda ready: serve_names(ready, (*V4, *V6)))
+
     @property
     def directory(self) -> PinDirectory:
         return PinDirectory(self.bpf_root / LAYOUT_VERSION)
@@ -156,6 +171,40 @@ class Hooked:
             written += len(operation)
         return written
 
+    def program_only(
+        self, *ports: ServicePort, node_addresses: dict[bytes, int] | None = None
+    ) -> int:
+        """Program exactly these Service ports; everything else goes."""
+        assert self.desired is not None
+        gone = [name for name in self.desired.ports if name not in {p.key.service for p in ports}]
+        return self.program(ports, gone=gone, node_addresses=node_addresses)
+
+    # ---- what the datapath counted ------------------------------------------------------
+
+    def service_id(self, name: str) -> int:
+        """The id of the only Service port of Service default/name."""
+        assert self.tables is not None
+        ids, infos = self.tables.read_hash(MapName.SERVICES)
+        (found,) = ids[infos["name"] == name.encode()]
+        return int(found)
+
+    def counters(self, name: str) -> dict[str, int]:
+        """`struct service_counters` of a Service with one port and family."""
+        assert self.tables is not None
+        row = self.tables.read_array(MapName.SERVICE_COUNTERS)[self.service_id(name)]
+        return {field: int(row[field]) for field in row.dtype.names if field != "pad"}
+
+    def backend_counters(self, name: str) -> np.ndarray:
+        """`struct backend_counters` of a Service's backends."""
+        assert self.tables is not None
+        mine = self.tables.read_array(MapName.BACKENDS)["service_id"] == self.service_id(name)
+        return self.tables.read_array(MapName.BACKEND_COUNTERS)[mine]
+
+    def reasons(self) -> dict[Reason, int]:
+        assert self.tables is not None
+        totals = self.tables.read_reasons()
+        return {reason: int(totals[reason]) for reason in Reason}
+
     # ---- processes in it ---------------------------------------------------------------
 
     def _fork(self, action: Callable[[], None], *, new_netns: bool = False) -> Child:
@@ -168,10 +217,10 @@ class Hooked:
         try:
             (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
             fd = os.open(self.netns, os.O_RDONLY)
-            if _LIBC.setns(fd, 0x40000000):
+            if _LIBC.setns(fd, _CLONE_NEWNET):
                 raise OSError(c.get_errno(), "setns")
             os.close(fd)
-            if new_netns and _LIBC.unshare(0x40000000):
+            if new_netns and _LIBC.unshare(_CLONE_NEWNET):
                 raise OSError(c.get_errno(), "unshare")
             action()
             status = 0
@@ -260,6 +309,24 @@ class Hooked:
             shutil.rmtree(self.bpf_root)
         if self.netns.exists():
             subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+
+@contextlib.contextmanager
+def _claimed_name() -> Iterator[str]:
+    """A name nobody else uses now, low numbers first: so the next run finds leftovers."""
+    for number in range(64):
+        fd = os.open(f"/run/lock/vipbee-hooked-{number}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        try:
+            yield f"vipbee-hooked-{number}"
+        finally:
+            os.close(fd)
+        return
+    raise RuntimeError("64 test runs at once")
 
 
 def _netns_cookie() -> int:

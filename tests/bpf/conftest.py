@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One hooked namespace for each module, and each test in IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.hooked import Hooked
+from tests.support.stacks import IPV4, IPV6, MAPPED, NODE_ADDRESSES, Stack
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: loads BPF programs into a cgroup of its own")
+
+
+@pytest.fixture(scope="module")
+def namespace(as_root: None) -> Iterator[Hooked]:
+    with Hooked.up() as up:
+        up.serve()
+        up.program([], node_addresses=NODE_ADDRESSES)
+        yield up
+
+
+@pytest.fixture
+def hooked(namespace: Hooked) -> Hooked:
+    """Servers on every backend address, no Service, counters of new ones at zero."""
+    namespace.program_only()
+    return namespace
+
+
+@pytest.fixture(params=[IPV4, IPV6], ids=lambda stack: stack.name)
+def stack(request: pytest.FixtureRequest) -> Stack:
+    """IPv4 and its IPv6 twin."""
+    chosen: Stack = request.param
+    return chosen
+
+
+@pytest.fixture(params=[IPV4, IPV6, MAPPED], ids=lambda stack: stack.name)
+def spelling(request: pytest.FixtureRequest) -> Stack:
+    """The same, and IPv4 from AF_INET6 sockets."""
+    chosen: Stack = request.param
+    return chosen
