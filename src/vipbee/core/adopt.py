@@ -222,7 +222,10 @@ def _choose(
     """Service id → index of the frontend whose run is the Service port's."""
     values = snapshot.frontends
     first_of: dict[int, int] = {}
-    sane = (spans[:, 1] >= 0).tolist()
+    # a backend has one slot at most, which also bounds the work that garbage can cause
+    room = np.bincount(owner, minlength=max(keys, default=0) + 1)
+    ids = np.minimum(values["service_id"], len(room) - 1)
+    sane = ((spans[:, 1] >= 0) & (spans[:, 1] - spans[:, 0] <= room[ids])).tolist()
     for at, service_id in enumerate(values["service_id"].tolist()):
         if service_id in keys and sane[at]:
             first_of.setdefault(service_id, at)

@@ -155,7 +155,7 @@ class Desired:
         # room that this very update frees is there for the next one only: a plan puts first
         admitted = self._program(wanted, changes)
         affected: set[ServiceName] = set()
-        before: dict[ServiceName, Iterable[ServicePortKey]] = {}
+        before: dict[ServiceName, list[ServicePortKey]] = {}
         for name, ports in admitted:
             before[name] = self._forget(name)
             if ports:
@@ -194,7 +194,7 @@ class Desired:
 
     def _lead(
         self,
-        before: Mapping[ServiceName, Iterable[ServicePortKey]],
+        before: Mapping[ServiceName, list[ServicePortKey]],
         affected: Iterable[ServiceName],
         changes: Changes,
     ) -> None:
@@ -206,9 +206,9 @@ class Desired:
             for port in self._ports.get(name, ()):
                 record = ledger.programmed[port.key]
                 owned = self._claims.owned(port)
-                if record.owned is not owned:
+                if record.owned and record.owned is not owned:
                     left.update((f.key, record.service_id) for f in record.owned)
-                    record.owned = owned
+                record.owned = owned
                 for frontend in owned:
                     puts[frontend.key] = FrontendRow(
                         record.service_id,
@@ -218,8 +218,11 @@ class Desired:
                         frontend.policy_local,
                         frontend.kind,
                     )
-        alive = {port.key for name in before for port in self._ports.get(name, ())}
-        removed = [key for keys in before.values() for key in keys if key not in alive]
+        removed: list[ServicePortKey] = []
+        for name, keys in before.items():
+            if keys:
+                kept = {port.key for port in self._ports.get(name, ())}
+                removed += [key for key in keys if key not in kept]
         for key in removed:
             record = ledger.programmed[key]
             left.update((f.key, record.service_id) for f in record.owned)

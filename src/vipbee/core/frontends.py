@@ -8,7 +8,6 @@ address serves NodePorts (R89).
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +87,9 @@ class FrontendTable:
     def service_id(self, key: FrontendKey) -> int:
         """Return the service id that a key leads to; 0 if there is no such frontend."""
         raw = self.values.get(key)
-        return 0 if raw is None else int.from_bytes(raw[:4], sys.byteorder)
+        if raw is None:
+            return 0
+        return int(np.frombuffer(raw, self._layouts["frontend"])["service_id"][0])
 
     def write(
         self, puts: Mapping[FrontendKey, FrontendRow], gone: set[FrontendKey], changes: Changes
