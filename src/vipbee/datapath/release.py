@@ -101,7 +101,8 @@ def _destroy(record: np.void) -> bool:
     for name in ("local_address", "remote_address"):
         raw = record[name].tobytes()
         addresses += raw[12:] + b"\0" * 12 if v4 else raw
-    ports = record["local_port"].tobytes() + record["remote_port"].tobytes()
+    # A NumPy scalar is in host order, whatever the order of the field it came from.
+    ports = struct.pack("!HH", int(record["local_port"]), int(record["remote_port"]))
     # struct inet_diag_req_v2 with struct inet_diag_sockid; no cookie: addresses decide
     request = struct.pack("=BBBBI", record["family"], record["protocol"], 0, 0, 0xFFFFFFFF)
     request += ports + addresses + struct.pack("=III", record["ifindex"], 0xFFFFFFFF, 0xFFFFFFFF)
