@@ -26,6 +26,8 @@ PINS = Path("/sys/fs/bpf/vipbee")
 STATE_FILE = "/guest/state.yaml"
 HEALTH = "127.0.0.1:10256"
 BACKENDS = {4: "10.244.1.2", 6: "fd00:10:244::2"}
+SECOND_BACKEND = "10.244.1.3"
+"""Serves from the moment the state file names it."""
 VIPS = {4: "10.96.0.10", 6: "fd00:10:96::10"}
 EMPTY_VIP = "10.96.0.66"
 TCP_PORT, UDP_PORT, BACKEND_PORT = 80, 53, 8080
@@ -34,7 +36,7 @@ DEADLINE_S = 60.0
 
 
 def main() -> dict[str, object]:
-    for address in BACKENDS.values():
+    for address in (*BACKENDS.values(), SECOND_BACKEND):
         add_address(address)
     CGROUP.mkdir()
     seen: dict[str, object] = {"check": vipbee("check")}
@@ -51,6 +53,7 @@ def main() -> dict[str, object]:
             seen["tcp_empty"] = attempt(partial(tcp_refused, EMPTY_VIP, TCP_PORT))
             seen["tcp_unknown_port"] = attempt(partial(tcp_refused, VIPS[4], 81))
             seen["udp_empty"] = attempt(udp_refused)
+            seen["udp4_released"] = attempt(udp_released)
             agent.send_signal(signal.SIGKILL)
             agent.wait()
             seen["tcp4_agent_killed"] = attempt(partial(tcp_exchange, 4))
@@ -109,10 +112,11 @@ def add_address(address: str) -> None:
 @contextmanager
 def echo_servers() -> Iterator[None]:
     sockets = []
-    for version, family in FAMILIES.items():
-        stream = socket.create_server((BACKENDS[version], BACKEND_PORT), family=family)
+    for address in (*BACKENDS.values(), SECOND_BACKEND):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        stream = socket.create_server((address, BACKEND_PORT), family=family)
         datagram = socket.socket(family, socket.SOCK_DGRAM)
-        datagram.bind((BACKENDS[version], BACKEND_PORT))
+        datagram.bind((address, BACKEND_PORT))
         sockets += [stream, datagram]
         threading.Thread(target=echo_stream, args=(stream,), daemon=True).start()
         threading.Thread(target=echo_datagram, args=(datagram,), daemon=True).start()
@@ -178,6 +182,17 @@ def udp_connected(version: int) -> list[object]:
         datagram.connect((VIPS[version], UDP_PORT))
         datagram.send(b"hello")
         return [datagram.recv(64).decode(), *datagram.getpeername()[:2]]
+
+
+def udp_released() -> list[object]:
+    """Take the backend of a connected UDP socket away; what does the socket's owner see?"""
+    state = Path(STATE_FILE).read_text()
+    with client(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        datagram.settimeout(DEADLINE_S)
+        datagram.connect((VIPS[4], UDP_PORT))
+        Path(STATE_FILE).write_text(state.replace(BACKENDS[4], SECOND_BACKEND))
+        first = attempt(partial(datagram.recv, 64))  # blocks until the socket is destroyed
+    return [first, *udp_exchange(4)]
 
 
 def tcp_refused(address: str, port: int) -> str:

@@ -95,6 +95,11 @@ def test_udp_without_endpoint_fails_at_once(report: Report, kernel: str) -> None
     assert report["udp_empty"] == ("ECONNREFUSED" if HAS_SET_RETVAL[kernel] else "EPERM")
 
 
+def test_connected_udp_socket_is_released_when_its_backend_goes(report: Report) -> None:
+    """R110; destroyed by the kernel's iterator where it can, through sock_diag below 6.5."""
+    assert report["udp4_released"] == ["ECONNABORTED", "hello", VIPS[4], UDP_PORT]
+
+
 def test_forwarding_survives_the_agent(report: Report) -> None:
     assert report["tcp4_agent_killed"] == ["hello", VIPS[4], TCP_PORT]
 
