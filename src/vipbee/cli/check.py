@@ -28,8 +28,8 @@ from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
 from vipbee.errors import EnvironmentUnusable
 
 if TYPE_CHECKING:
+    from vipbee.config.map_sizes import MapSizes
     from vipbee.datapath.finding import Finding
-    from vipbee.map_sizes import MapSizes
 
 _COLUMNS = (Column("WHAT"), Column("RESULT"), Column("USED"), Column("REMEDY", is_wide=True))
 
@@ -66,9 +66,9 @@ def check(
 
 def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     """Everything `check` shows."""
+    from vipbee.config.map_sizes import MapSizes
     from vipbee.datapath.leftovers import find_leftovers
     from vipbee.datapath.probe import probe
-    from vipbee.map_sizes import MapSizes
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     sizes = MapSizes.for_memory(memory)

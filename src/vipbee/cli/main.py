@@ -48,9 +48,10 @@ class _Lazy(typer.core.TyperGroup):
         module, attribute = _COMMANDS[cmd_name]
         mounted = getattr(importlib.import_module(module), attribute)
         if not isinstance(mounted, typer.Typer):
-            alone = typer.Typer(add_completion=False)
+            alone = typer.Typer()
             alone.command(cmd_name)(mounted)
             mounted = alone
+        mounted._add_completion = False  # offered once, at the top, if at all
         return typer.main.get_command(mounted)
 
 

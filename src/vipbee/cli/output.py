@@ -75,10 +75,15 @@ def print_table(
     shown = [at for at, column in enumerate(columns) if form is Format.WIDE or not column.is_wide]
     chosen = [columns[at] for at in shown]
     cells = [[row[at] for at in shown] for row in rows]
-    if is_terminal() and len(cells) <= _RICH_ROWS:
+    if has_rich_table(len(cells)):
         _print_rich(chosen, cells)
     else:
         _print_plain(chosen, cells)
+
+
+def has_rich_table(rows: int) -> bool:
+    """Whether a table of so many rows is rich's: then a cell may have several lines."""
+    return is_terminal() and rows <= _RICH_ROWS
 
 
 def is_terminal() -> bool:

@@ -38,7 +38,8 @@ def open_tables(bpf_root: Path) -> Iterator[KernelTables]:
         raise NothingPinnedError(
             f"nothing is programmed: {bpf_root} holds no pins; start `vipbee agent`"
         )
-    with KernelTables(directory, load_layouts(), read_only=True) as tables:
+    # not read_only: the kernel maps an array for reading only through a writable fd (EINVAL)
+    with KernelTables(directory, load_layouts()) as tables:
         yield tables
 
 

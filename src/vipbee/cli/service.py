@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from vipbee.cli.output import (
     Column,
     Format,
     FormatOption,
-    is_terminal,
+    has_rich_table,
     print_document,
     print_table,
     working,
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="service", help="Look at Services.", no_args_is_help=True)
 
-_SHOWN_BACKENDS = 3  # in one cell on a terminal; -o wide and pipes get all
+_SHOWN_BACKENDS = 4  # on a terminal; -o wide and pipes get all
+_Row = tuple[str, ...]
 
 _COLUMNS = (
     Column("SERVICE"),
@@ -41,6 +43,8 @@ _COLUMNS = (
     Column("ENDPOINTS", is_number=True, is_wide=True),
     Column("NODE ADDRESSES", is_wide=True),
 )
+_OWN = {"FRONTEND", "TYPE", "POLICY", "NODE ADDRESSES"}
+"""Columns about the frontend; the others are about its Service."""
 
 ServiceArgument = Annotated[
     str | None,
@@ -78,7 +82,11 @@ def list_(
     if output.is_document:
         print_document(found, output)
         return
-    print_table(_COLUMNS, [row for view in found for row in _rows(view, output)], output)
+    rows = [row for view in found for row in _rows(view)]
+    if has_rich_table(len(rows)):
+        limit = None if output is Format.WIDE else _SHOWN_BACKENDS
+        rows = [row for view in found for row in _rows_for_a_person(view, limit)]
+    print_table(_COLUMNS, rows, output)
 
 
 def parse_wanted(which: str | None, namespace: str | None) -> Wanted:
@@ -95,45 +103,56 @@ def parse_wanted(which: str | None, namespace: str | None) -> Wanted:
     return Wanted(before if slash else namespace, name)
 
 
-def _rows(view: ServiceView, output: Format) -> list[tuple[str, ...]]:
-    shown = _backends(view.backends, everything=output is Format.WIDE or not is_terminal())
-    frontends: list[FrontendView | None] = [*view.frontends] or [None]
-    return [
-        (
-            str(view),
-            _port(view),
-            str(frontend or "-"),
-            frontend.type if frontend else view.type,
-            frontend.policy if frontend else "-",
-            f"{view.affinity_timeout_seconds}s" if view.affinity_timeout_seconds else "-",
-            shown,
-            str(view.connections.active),
-            str(view.connections.opened),
-            str(view.connections.refused + view.connections.unreachable),
-            str(view.endpoints),
-            ",".join(frontend.node_addresses) if frontend and frontend.node_addresses else "-",
-        )
-        for frontend in frontends
+def _rows(view: ServiceView) -> list[_Row]:
+    """A line for each frontend, each complete, without spaces in its cells."""
+    backends = (
+        ",".join(_backend(backend, "({})").replace(" ", "-") for backend in view.backends) or "none"
+    )
+    return [_row(view, frontend, backends) for frontend in _frontends(view)]
+
+
+def _rows_for_a_person(view: ServiceView, limit: int | None) -> list[_Row]:
+    """What all frontends of a Service share stands in its first row only; a line a backend."""
+    lines = [_backend(backend, " ({})") for backend in view.backends[:limit]]
+    if len(lines) < len(view.backends):
+        lines.append(f"+{len(view.backends) - len(lines)} more")
+    first, *others = [
+        _row(view, frontend, "\n".join(lines) or "none") for frontend in _frontends(view)
     ]
+    blank = [
+        tuple(
+            cell if column.header in _OWN else ""
+            for column, cell in zip(_COLUMNS, row, strict=True)
+        )
+        for row in others
+    ]
+    return [first, *blank]
 
 
-def _port(view: ServiceView) -> str:
-    """`http:80`, `80` without a name."""
-    return f"{view.port_name}:{view.port}" if view.port_name else str(view.port)
+def _frontends(view: ServiceView) -> Sequence[FrontendView | None]:
+    return view.frontends or (None,)
 
 
-def _backends(backends: list[BackendView], *, everything: bool) -> str:
-    """Addresses separated by commas, without spaces, so that columns stay columns."""
-    if not backends:
-        return "none"
-    shown = backends if everything else backends[:_SHOWN_BACKENDS]
-    parts = [_backend(backend) for backend in shown]
-    if len(shown) < len(backends):
-        parts.append(f"+{len(backends) - len(shown)}")
-    return ",".join(parts)
+def _row(view: ServiceView, frontend: FrontendView | None, backends: str) -> _Row:
+    addresses = frontend.node_addresses if frontend else []
+    refused = view.connections.refused + view.connections.unreachable
+    return (
+        str(view),
+        f"{view.port_name}:{view.port}" if view.port_name else str(view.port),
+        str(frontend or "-"),
+        frontend.type if frontend else view.type,
+        frontend.policy if frontend else "-",
+        f"{view.affinity_timeout_seconds}s" if view.affinity_timeout_seconds else "-",
+        backends,
+        str(view.connections.active),
+        str(view.connections.opened),
+        str(refused),
+        str(view.endpoints),
+        ",".join(addresses) or "-",
+    )
 
 
-def _backend(backend: BackendView) -> str:
-    """`10.244.1.2:8080`, with its state if that is not the usual one."""
+def _backend(backend: BackendView, remark: str) -> str:
+    """`10.244.1.2:8080`, and its state if that is not the usual one."""
     text = str(backend).rpartition("/")[0]
-    return text if backend.state == "active" else f"{text}({backend.state.replace(' ', '-')})"
+    return text if backend.state == "active" else text + remark.format(backend.state)

@@ -19,7 +19,7 @@ from vipbee.cli.output import (
     say,
     working,
 )
-from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption, find_pins
+from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption, find_pins, open_tables
 
 if TYPE_CHECKING:
     from vipbee.datapath.pins import PinDirectory
@@ -50,7 +50,6 @@ def read_status(bpf_root: Path) -> StatusView:
     from vipbee.datapath import pins
     from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.hooks import degradations
-    from vipbee.datapath.kernel import KernelTables
     from vipbee.observe.status import StatusView, fill, read_agent
 
     directory = find_pins(bpf_root)
@@ -64,7 +63,7 @@ def read_status(bpf_root: Path) -> StatusView:
     if directory is None:
         return view
     layouts = load_layouts()
-    with KernelTables(directory, layouts, read_only=True) as tables:
+    with open_tables(bpf_root) as tables:
         view.agent = read_agent(tables)
         # the lock alone may be a cleanup's, the pid alone another program's by now
         view.running = is_held and view.agent is not None and _is_alive(view.agent.pid)

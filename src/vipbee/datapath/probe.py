@@ -116,12 +116,11 @@ def probe_batches() -> Finding:
             fd = trial.map_fd(MapName.REPORTS)
             values = np.zeros((4, syscall.map_info(fd).value_size), dtype=np.uint8)
             syscall.map_update_batch(fd, keys, values)
-            with contextlib.suppress(FileNotFoundError):  # ENOENT: the walk is complete
-                try:
-                    syscall.map_lookup_batch(fd, keys, values, bytearray(16), first=True)
-                except syscall.BatchError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
+            try:
+                syscall.map_lookup_batch(fd, keys, values, bytearray(16), first=True)
+            except syscall.BatchError as error:
+                if error.errno != errno.ENOENT:  # that is: the walk is complete
+                    raise
             syscall.map_delete_batch(fd, np.arange(4, dtype=np.uint32))
     except (OSError, VipbeeError):
         return Finding(what, Result.FALLS_BACK, "one entry a call: slower programming")
