@@ -17,6 +17,7 @@ from vipbee.cli.lab import end_on_sigterm
 from vipbee.cli.output import working
 from vipbee.errors import UsageError
 from vipbee.lab import Lab
+from vipbee.lab.programs import require_programs
 
 TOPOLOGIES = (
     Path(__file__).parents[1] / "examples" / "lab.yaml",  # installed from a wheel
@@ -36,6 +37,7 @@ def demo(
     network, and removes it at the end, also after Ctrl-C. Exits 1 if a claim is false.
     """
     end_on_sigterm()
+    require_programs(("curl", "dig", "ss"))
     console = Console(highlight=False)
     started = time.monotonic()
     with working("Building the cluster …"):

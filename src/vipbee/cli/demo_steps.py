@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from vipbee.cli.demo_stage import Stage
 from vipbee.cli.lab_picture import draw_lab
 from vipbee.lab import cgroups
 from vipbee.lab.probes import Stream, StreamReport, compare_latency, quantile
+from vipbee.lab.programs import find_program
 
 WEB, WEB6, NODE_PORT = "10.96.0.10", "fd00:10:96::10", 30080
 DNS, ECHO, ECHO_PORT = "10.96.0.53", "10.96.0.20", 7000
@@ -168,7 +168,7 @@ def count_rules(stage: Stage) -> None:
     }
     for command in listings:
         argv = command.split()
-        if not shutil.which(argv[0]):
+        if not find_program(argv[0]):
             stage.note(f"{argv[0]} is not installed, so nothing can have used it")
             continue
         rules = 0

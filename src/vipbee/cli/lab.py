@@ -71,6 +71,7 @@ def up(
             "run a program in it",
             f"vipbee lab exec {_example_place(lab)} -- {_example_program(lab)}",
         ),
+        ("look at a node", f"vipbee service list --bpf-root {lab.agents[0].bpf_root}"),
         ("change Services", f"edit {lab.state_file}"),
         ("remove it", f"vipbee lab down --name {lab.name}"),
     ):

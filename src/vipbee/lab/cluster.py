@@ -9,8 +9,6 @@ with Lab.up(load_topology(path)) as lab:
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -22,12 +20,13 @@ from typing import Any
 import msgspec
 import yaml
 
-from vipbee.errors import EnvironmentUnusable, UsageError
+from vipbee.errors import UsageError
 from vipbee.lab import cgroups, endpoints, namespaces, servers, teardown
 from vipbee.lab.agent import Agent
 from vipbee.lab.blueprint import PlaceKind, PlacePlan, draw_blueprint
 from vipbee.lab.endpoints import READY, EndpointState, Manifest
 from vipbee.lab.place import Place
+from vipbee.lab.programs import require_programs
 from vipbee.lab.topology import Topology, check_lab_name, load_topology
 from vipbee.lab.wiring import plan_wiring
 
@@ -71,7 +70,7 @@ class Lab:
         if name is not None:
             check_lab_name(name)
             topology = msgspec.structs.replace(topology, name=name)
-        _require_programs(topology)
+        require_programs(_programs(topology))
         teardown.tear_down(topology.name)
         lab = cls(topology)
         try:
@@ -255,20 +254,12 @@ class Lab:
         return self._states.get(pod, READY)
 
 
-def _require_programs(topology: Topology) -> None:
+def _programs(topology: Topology) -> set[str]:
+    """What this topology needs of the system."""
     kinds = {kind for node in topology.nodes for pod in node.pods for kind, _ in pod.server_ports()}
-    needed = {"ip": "iproute2", "nsenter": "util-linux"}
-    needed |= dict(servers.PACKAGES[kind] for kind in kinds if kind in servers.PACKAGES)
-    missing = sorted(package for program, package in needed.items() if not _which(program))
-    if missing:
-        raise EnvironmentUnusable(
-            "programs of this lab are not installed", remedy=f"apt install {' '.join(missing)}"
-        )
-
-
-def _which(program: str) -> str | None:
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    return shutil.which(program, path=path)
+    return {"ip", "nsenter"} | {
+        servers.PROGRAMS[kind] for kind in kinds if kind in servers.PROGRAMS
+    }
 
 
 class _PlainDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

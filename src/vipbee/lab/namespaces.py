@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from vipbee.errors import KernelError
 from vipbee.lab.errors import LabError
+from vipbee.lab.programs import find_program
 from vipbee.lab.wiring import NamespaceWiring, Wiring
 
 NETNS_DIR = Path("/run/netns")
@@ -103,7 +104,11 @@ def _run_ip(lines: Iterable[str]) -> None:
     """Feed `lines` to one `ip -batch` in the calling thread's namespace."""
     script = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
-        ["ip", "-batch", "-"], input=script, capture_output=True, text=True, check=False
+        [find_program("ip") or "ip", "-batch", "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise LabError(f"ip refused: {done.stderr.strip()} in:\n{script}")

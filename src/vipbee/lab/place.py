@@ -16,6 +16,7 @@ from vipbee.lab.blueprint import PlacePlan
 from vipbee.lab.errors import LabError
 from vipbee.lab.launch import launch_command
 from vipbee.lab.namespaces import namespace_path, run_inside
+from vipbee.lab.programs import search_path
 
 RUN_TIMEOUT_S = 30.0
 POLL_S = 0.01
@@ -27,7 +28,11 @@ T = TypeVar("T")
 def child_environment() -> dict[str, str]:
     """The caller's environment, in which `python -m vipbee…` finds this very package."""
     paths = [str(SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {
+        **os.environ,
+        "PATH": search_path(),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from vipbee.lab.blueprint import PlacePlan
 from vipbee.lab.topology import ServerKind
 
 DNS_QUESTION = "whoami.lab"
-PACKAGES = {ServerKind.NGINX: ("nginx", "nginx-light"), ServerKind.DNS: ("dnsmasq", "dnsmasq-base")}
-"""Program each kind needs, and the Debian package it is in; echo needs only Python."""
+PROGRAMS = {ServerKind.NGINX: "nginx", ServerKind.DNS: "dnsmasq"}
+"""Program of the system that a kind needs; echo needs only Python."""
 
 NGINX_CONF = """\
 daemon off;
