@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's configuration: defaults, file, flags, in this order of strength.
 
-`--config FILE` is YAML or JSON: either a KubeProxyConfiguration (config_kubeproxy.py)
+`--config FILE` is YAML or JSON: either a KubeProxyConfiguration (kubeproxy.py)
 or our own, whose fields are the long flags without dashes in front, in kebab-case or
 camelCase (`state-file` or `stateFile`), plus what has no flag:
 
@@ -27,10 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vipbee import config_kubeproxy, config_values
-from vipbee.config_values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
+from vipbee.config import kubeproxy, values
+from vipbee.config.map_sizes import MapSizes
+from vipbee.config.values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
 from vipbee.errors import SourceError, UsageError
-from vipbee.map_sizes import MapSizes
 from vipbee.sources.yaml_loader import load_document
 
 __all__ = ["AgentConfig", "BindAddress", "Cidr", "MapSizes", "NodePortAddresses", "load_config"]
@@ -76,30 +76,30 @@ class AgentConfig:
 
 # Option → field of AgentConfig and reader of its value.
 _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "kubeconfig": ("kubeconfig", config_values.path),
-    "state-file": ("state_file", config_values.path),
-    "hostname-override": ("node_name", config_values.node_name),
-    "node-name": ("node_name", config_values.node_name),
-    "cgroup-root": ("cgroup_root", config_values.absolute_path),
-    "bpf-root": ("bpf_root", config_values.absolute_path),
-    "devices": ("devices", config_values.devices),
-    "pod-devices": ("pod_devices", config_values.devices),
-    "cluster-cidr": ("cluster_cidrs", config_values.cidrs),
-    "nodeport-addresses": ("node_port_addresses", config_values.node_port_addresses),
+    "kubeconfig": ("kubeconfig", values.path),
+    "state-file": ("state_file", values.path),
+    "hostname-override": ("node_name", values.node_name),
+    "node-name": ("node_name", values.node_name),
+    "cgroup-root": ("cgroup_root", values.absolute_path),
+    "bpf-root": ("bpf_root", values.absolute_path),
+    "devices": ("devices", values.devices),
+    "pod-devices": ("pod_devices", values.devices),
+    "cluster-cidr": ("cluster_cidrs", values.cidrs),
+    "nodeport-addresses": ("node_port_addresses", values.node_port_addresses),
     "healthz-bind-address": (
         "healthz_bind",
-        partial(config_values.bind_address, default_port=DEFAULT_HEALTHZ.port),
+        partial(values.bind_address, default_port=DEFAULT_HEALTHZ.port),
     ),
     "metrics-bind-address": (
         "metrics_bind",
-        partial(config_values.bind_address, default_port=DEFAULT_METRICS.port),
+        partial(values.bind_address, default_port=DEFAULT_METRICS.port),
     ),
-    "socket-lb": ("socket_lb", config_values.boolean),
-    "bind-protection": ("bind_protection", config_values.boolean),
-    "audit-interval": ("audit_interval_s", config_values.seconds),
-    "map-sizes": ("map_size_overrides", config_values.map_sizes),
-    "log-format": ("log_format", config_values.log_format),
-    "log-level": ("log_level", config_values.log_level),
+    "socket-lb": ("socket_lb", values.boolean),
+    "bind-protection": ("bind_protection", values.boolean),
+    "audit-interval": ("audit_interval_s", values.seconds),
+    "map-sizes": ("map_size_overrides", values.map_sizes),
+    "log-format": ("log_format", values.log_format),
+    "log-level": ("log_level", values.log_level),
 }
 _BY_SPELLING = {option.replace("-", ""): option for option in _OPTIONS}
 _SOURCES = ("kubeconfig", "state_file")
@@ -118,8 +118,8 @@ def load_config(
     warnings: list[str] = []
     if path is not None:
         document = _read_file(path)
-        if config_kubeproxy.is_kube_proxy(document):
-            document, warnings = config_kubeproxy.translate(document, str(path))
+        if kubeproxy.is_kube_proxy(document):
+            document, warnings = kubeproxy.translate(document, str(path))
         from_file = _read(document, f"{path}: ")
     if not from_file.keys().isdisjoint(_SOURCES) and not from_flags.keys().isdisjoint(_SOURCES):
         for name in from_file.keys() & set(_SOURCES) - from_flags.keys():
@@ -139,11 +139,11 @@ def _check_source(settings: Mapping[str, Any]) -> None:
         raise UsageError("give either --state-file or --kubeconfig, not both")
 
 
-def _read(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _read(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Fields of AgentConfig from options in any spelling; `origin` goes before their names."""
     settings: dict[str, Any] = {}
     spelled: dict[str, str] = {}
-    for name, value in values.items():
+    for name, value in given.items():
         option = _BY_SPELLING.get(name.replace("-", "").replace("_", "").lower())
         if option is None:
             raise UsageError(f"{origin}{name} is no option of the agent")

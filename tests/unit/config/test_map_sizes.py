@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from vipbee.map_sizes import MapSizes
+from vipbee.config.map_sizes import MapSizes
 
 GIB = 1 << 30
 

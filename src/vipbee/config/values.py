@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vipbee.address import format_address, parse_address
+from vipbee.config.map_sizes import MapSizes
 from vipbee.errors import UsageError
-from vipbee.map_sizes import MapSizes
 
 Cidr = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogFormat = Literal["text", "json"]
