@@ -20,6 +20,7 @@ from vipbee.abi import AddressFlag, FrontendKind, MapName
 from vipbee.address import LOOPBACK_V4, parse_address
 from vipbee.core.desired import Desired
 from vipbee.core.dump import dump
+from vipbee.core.plan import Op
 from vipbee.core.snapshot import Capacity, Snapshot
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.memory import MemoryTables
@@ -27,6 +28,7 @@ from vipbee.errors import CapacityError, KernelError
 from vipbee.model import ServicePort
 
 LAYOUTS = load_layouts()
+NO_IDS, NO_INFO = np.zeros(0, np.uint32), np.zeros(0, LAYOUTS["service_info"])
 NODE = int(AddressFlag.NODE | AddressFlag.OWN)
 
 
@@ -114,6 +116,31 @@ def test_a_returning_backend_is_a_new_one_to_old_flows() -> None:
         world.reclaim()
 
     assert len(set(seen)) == len(seen)
+
+
+def slots_written(plan: list[Op]) -> set[int]:
+    return {int(at) for op in plan if op.map == MapName.SLOTS for at in op.keys}
+
+
+def visible_slots(snapshot: Snapshot) -> set[int]:
+    ranges = [r for name in ("cluster", "local") for r in snapshot.frontends[name].tolist()]
+    return {first + n for first, count in ranges for n in range(count)}
+
+
+def test_a_run_given_up_is_left_alone_until_reclaimed_twice() -> None:
+    """A program in the kernel may still be reading it."""
+    desired = Desired(LAYOUTS, CAPACITY)
+    used: set[int] = set()
+    for backends in ([1, 2], [2, 3], [1, 3]):
+        written = slots_written(desired.update(by_service(service_port("web", [1], backends))))
+        assert written.isdisjoint(used)
+        used |= written
+
+    desired.reclaim()
+    desired.reclaim()
+
+    written = slots_written(desired.update(by_service(service_port("web", [1], [1, 2]))))
+    assert written <= used
 
 
 def test_counters_of_a_new_owner_of_an_id_start_at_zero() -> None:
@@ -229,13 +256,32 @@ def test_a_restart_after_any_entry_of_a_plan_converges(entries: int) -> None:
                 world.tables.apply(replace(op, keys=op.keys[at : at + 1], values=values))
 
     world.restart()
-    world.update(*new)
+    visible = visible_slots(world.tables.snapshot())
+    plan = world.desired.update(by_service(*new))
+    assert slots_written(plan).isdisjoint(visible), "a run that is being read was overwritten"
+    for op in plan:
+        world.tables.apply(op)
     world.audit()
 
     fresh = World()
     fresh.update(*new)
     assert world.lines() == fresh.lines()
     assert world.audit() == 0
+
+
+def test_backends_of_a_service_without_a_name_are_left_alone_until_the_audit() -> None:
+    """Frontends lead to them still: CheckedTables sees every entry of the update."""
+    world = World()
+    world.update(service_port("a", [1], [1, 2]))
+    world.tables.memory.load(replace(world.tables.snapshot(), service_ids=NO_IDS, services=NO_INFO))
+    world.restart()
+    before = set(ids(world.tables.snapshot()).values())
+
+    world.update(service_port("b", [2], [3, 4]))
+
+    assert before < set(ids(world.tables.snapshot()).values())
+    world.audit()
+    assert [line.split()[2] for line in world.frontends()] == ["default/b:"]
 
 
 def test_foreign_entries_are_removed_and_lost_ones_restored() -> None:
@@ -289,6 +335,19 @@ def test_a_service_that_does_not_fit_is_refused_whole_and_others_work(name: str)
     assert object_name == "Service default/m"
     assert text.startswith(message)
     assert text.endswith(f"restart the agent with a larger {name} map to serve it")
+
+
+def test_room_kept_for_a_refused_service_is_given_to_the_next() -> None:
+    world = World(replace(CAPACITY, frontends=3, addresses=3, backends=4))
+
+    world.update(
+        service_port("a", [1]),
+        service_port("m", [2, 3], [1, 2, 3, 4]),
+        service_port("z", [4, 5], [1]),
+    )
+
+    names = {line.split()[2] for line in world.frontends()}
+    assert names == {"default/a:", "default/z:"}
 
 
 def test_a_refused_change_leaves_the_last_good_state() -> None:
