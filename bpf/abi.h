@@ -138,6 +138,7 @@ enum reason {
 
 enum socket_flow_flag {
 	FLOW_CONNECTED = 1, /* made by connect(2), not by sendmsg(2) */
+	FLOW_SHARED = 2, /* a further VIP of the socket leads to the same backend: see udp_flows */
 };
 
 /* Socket storage: lives and dies with the socket. The last VIP it talked to. */

@@ -204,6 +204,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
 
 /* A second, third … VIP of one unconnected socket. */
 static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family,
+					   struct socket_flow *first,
 					   const struct frontend_key *dialled)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
@@ -222,8 +223,10 @@ static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family
 		flow.generation = known->generation;
 	}
 	outcome = decide(ctx, dialled, known ? &flow : NULL, &choice, &service_id);
-	if (outcome == OUTCOME_PASS)
+	if (outcome == OUTCOME_PASS) {
+		forget_reverse(cookie, &dialled->address, dialled->port);
 		return ALLOW;
+	}
 	if (outcome != OUTCOME_TRANSLATE)
 		return reject(ctx, family, dialled, outcome);
 	value.service_id = service_id;
@@ -242,6 +245,9 @@ static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family
 	value.address = dialled->address;
 	value.port = dialled->port;
 	keep_udp_flow(&key, &value);
+	if (!(first->flags & FLOW_CONNECTED) &&
+	    flow_comes_from(first, &choice.address, choice.port))
+		first->flags |= FLOW_SHARED;
 	set_destination(ctx, family, &choice.address, choice.port);
 	return ALLOW;
 }
@@ -259,13 +265,20 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,
 		    !(flow->flags & FLOW_CONNECTED))
 			close_flow(flow); /* now dials that backend by its own address */
 		else
-			return sendmsg_further(ctx, family, dialled);
+			return sendmsg_further(ctx, family, flow, dialled);
 	}
 	outcome = decide(ctx, dialled, flow, &choice, &service_id);
-	if (outcome == OUTCOME_PASS)
+	if (outcome == OUTCOME_PASS) {
+		if (flow)
+			forget_reverse(bpf_get_socket_cookie(ctx), &dialled->address,
+				       dialled->port);
 		return ALLOW;
+	}
 	if (outcome != OUTCOME_TRANSLATE)
 		return reject(ctx, family, dialled, outcome);
+	/* of VIPs that share a backend, answers show the one asked last (R124) */
+	if (flow && flow->flags & FLOW_SHARED)
+		forget_reverse(bpf_get_socket_cookie(ctx), &choice.address, choice.port);
 	if (!flow)
 		flow = create_flow(ctx);
 	if (!flow)
@@ -283,17 +296,21 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, int family,
 	struct socket_flow *flow = find_flow(ctx);
 	struct udp_flow_key key;
 	struct udp_flow *further;
+	int is_first;
 
 	if (!flow)
 		return ALLOW; /* this socket never talked to a VIP */
-	if (flow_comes_from(flow, source, port)) {
-		set_destination(ctx, family, &flow->frontend_address, flow->frontend_port);
-		return ALLOW;
+	is_first = flow_comes_from(flow, source, port);
+	if (!is_first || flow->flags & FLOW_SHARED) {
+		key = udp_flow_key(bpf_get_socket_cookie(ctx), source, port, UDP_FLOW_REVERSE);
+		further = bpf_map_lookup_elem(&udp_flows, &key);
+		if (further) {
+			set_destination(ctx, family, &further->address, further->port);
+			return ALLOW;
+		}
 	}
-	key = udp_flow_key(bpf_get_socket_cookie(ctx), source, port, UDP_FLOW_REVERSE);
-	further = bpf_map_lookup_elem(&udp_flows, &key);
-	if (further)
-		set_destination(ctx, family, &further->address, further->port);
+	if (is_first)
+		set_destination(ctx, family, &flow->frontend_address, flow->frontend_port);
 	return ALLOW;
 }
 

@@ -120,4 +120,13 @@ static __always_inline void keep_udp_flow(const struct udp_flow_key *key,
 		count_reason(REASON_FLOW_NOT_STORED);
 }
 
+/* The application dials this address itself: what comes from it must show as it is. */
+static __always_inline void forget_reverse(__u64 cookie, const struct address *address, __be16 port)
+{
+	struct udp_flow_key key = udp_flow_key(cookie, address, port, UDP_FLOW_REVERSE);
+
+	if (bpf_map_lookup_elem(&udp_flows, &key)) /* cheaper than a delete that finds nothing */
+		bpf_map_delete_elem(&udp_flows, &key);
+}
+
 #endif

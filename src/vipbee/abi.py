@@ -84,6 +84,7 @@ class Reason(IntEnum):
 
 class SocketFlowFlag(IntFlag):
     CONNECTED = 1
+    SHARED = 2
 
 
 class UdpFlowDirection(IntEnum):

@@ -267,7 +267,9 @@ class Hooked:
             raise result
         return result
 
-    def start(self, serve: Callable[[Callable[[], None]], None]) -> Child:
+    def start(
+        self, serve: Callable[[Callable[[], None]], None], *, new_netns: bool = False
+    ) -> Child:
         """Run `serve(ready)` in the background; returns once it has called `ready()`."""
         reader, writer = os.pipe()
 
@@ -280,7 +282,7 @@ class Hooked:
 
             serve(ready)
 
-        child = self._fork(wrapped)
+        child = self._fork(wrapped, new_netns=new_netns)
         os.close(writer)
         try:
             if not select.select([reader], [], [], 10)[0] or os.read(reader, 1) != b"1":
