@@ -16,6 +16,7 @@ from vipbee.address import UNSPECIFIED_V4, UNSPECIFIED_V6, format_address, forma
 from vipbee.core.snapshot import Records, Snapshot
 
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
+_KINDS = {int(kind) for kind in FrontendKind}
 
 
 def dump(snapshot: Snapshot) -> str:
@@ -31,31 +32,26 @@ def dump(snapshot: Snapshot) -> str:
 
 
 def _service_names(snapshot: Snapshot) -> dict[int, str]:
-    infos = snapshot.services
-    return {
-        service_id: f"{namespace.decode()}/{name.decode()}:{port_name.decode()}"
-        for service_id, namespace, name, port_name in zip(
-            snapshot.service_ids.tolist(),
-            infos["namespace_"].tolist(),
-            infos["name"].tolist(),
-            infos["port_name"].tolist(),
-            strict=True,
-        )
-    }
+    columns = [snapshot.services[name].tolist() for name in ("namespace_", "name", "port_name")]
+    names = {}
+    for service_id, *texts in zip(snapshot.service_ids.tolist(), *columns, strict=True):
+        namespace, name, port_name = (text.decode(errors="replace") for text in texts)
+        names[service_id] = f"{namespace}/{name}:{port_name}"
+    return names
 
 
 def _frontends(snapshot: Snapshot, names: dict[int, str]) -> Iterable[str]:
     lines = []
     for key, value in zip(snapshot.frontend_keys, snapshot.frontends, strict=True):
         address, port = key["address"].tobytes(), int(key["port"])
-        kind = FrontendKind(int(value["kind"]))
+        kind = int(value["kind"])
         words = [
             f"{_place(address, port)}/{_protocol(key)}",
-            kind.label,
+            FrontendKind(kind).label if kind in _KINDS else f"kind{kind}",
             names.get(int(value["service_id"]), "?"),
         ]
         if value["flags"] & FrontendFlag.POLICY_LOCAL:
-            words.append("iTP=Local" if kind is FrontendKind.CLUSTER_IP else "eTP=Local")
+            words.append("iTP=Local" if kind == FrontendKind.CLUSTER_IP else "eTP=Local")
         if value["affinity_timeout_s"]:
             words.append(f"affinity={value['affinity_timeout_s']}s")
         words.append(f"cluster=[{_slots(snapshot, value, 'cluster')}]")
