@@ -202,10 +202,10 @@ class Lab:
     # ---- private ------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.directory.mkdir(parents=True)
+        teardown.make_directory(self.directory)
         (self.directory / RECORD).write_bytes(msgspec.json.encode(self.topology))
         for place in (*self.nodes, *self.pods, self.client):
-            place.cgroup.mkdir(parents=True, exist_ok=True)
+            teardown.make_directory(place.cgroup)
         for agent in self.agents:
             agent.place.cgroup.mkdir()
         namespaces.make_namespaces(self.blueprint.namespaces)

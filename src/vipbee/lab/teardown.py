@@ -8,6 +8,7 @@ which nothing can come back: first the processes, last what names the lab.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -83,6 +84,13 @@ def tear_down(lab: str) -> bool:
     shutil.rmtree(run_directory(lab), ignore_errors=True)
     _remove_if_empty(cgroup.parent, RUN_ROOT)
     return existed
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and its parents, even while another lab's end removes an empty parent."""
+    while not path.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            path.mkdir(parents=True, exist_ok=True)
 
 
 def _directories(path: Path) -> list[Path]:
