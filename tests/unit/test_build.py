@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_INPUTS = ("bpf", "src", "LICENSES", "README.md", "hatch_build.py", "pyproject.toml")
+BUILD_INPUTS = (
+    *("bpf", "examples", "src", "LICENSES"),
+    *("README.md", "hatch_build.py", "pyproject.toml"),
+)
 
 
 def copy_sources(target: Path) -> Path:
@@ -87,6 +90,7 @@ def test_wheel_runs_on_every_machine_and_brings_the_object(
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "vipbee/_obj/vipbee.bpf.o" in names
     assert "vipbee/py.typed" in names
+    assert "vipbee/examples/lab.yaml" in names  # what the demo is built from
     assert any(name.endswith("licenses/LICENSES/GPL-2.0-only.txt") for name in names)
 
 
