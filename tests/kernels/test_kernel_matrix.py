@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -33,29 +35,41 @@ def kernel(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def report(kernel: str) -> Report:
-    """What the guest saw; the boot is shared by the tests of one kernel."""
-    if (reason := vm.missing_tools()) is not None:
-        give_up(reason)
+def boots(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Report]]]:
+    """Boot what the selected tests need, two machines at a time."""
+    wanted = {
+        str(item.callspec.params["kernel"]): None
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "boots" in item.fixturenames
+    }
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {version: pool.submit(boot, version) for version in wanted}
+
+
+@pytest.fixture(scope="module")
+def report(kernel: str, boots: dict[str, Future[Report]]) -> Report:
+    """What the guest saw; one boot is shared by all tests of a kernel."""
     try:
-        image = obtain(SUITES[kernel], kernel)
+        return boots[kernel].result()
     except KernelUnavailableError as error:
-        give_up(f"kernel {kernel} of Debian {SUITES[kernel]} cannot be had: {error}")
+        reason = f"kernel {kernel} of Debian {SUITES[kernel]} cannot be had: {error}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def boot(version: str) -> Report:
+    if (reason := vm.missing_tools()) is not None:
+        raise KernelUnavailableError(reason)
     guest = vm.Guest(
         script=HERE / "guest_smoke.py",
         requirements=("vipbee",),
         programs=tuple(filter(None, [shutil.which("ip", path="/sbin:/usr/sbin:/bin:/usr/bin")])),
         files=((HERE / "state.yaml", STATE_FILE),),
     )
-    seen = vm.run(image, guest)
+    seen = vm.run(obtain(SUITES[version], version), guest)
     assert isinstance(seen, dict)
     return seen
-
-
-def give_up(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def test_check_finds_the_kernel_usable(report: Report) -> None:

@@ -48,7 +48,7 @@ class Guest:
     memory_mib: int = 640
 
 
-def run(kernel: DebianKernel, guest: Guest, *, timeout_s: float = 120) -> object:
+def run(kernel: DebianKernel, guest: Guest, *, timeout_s: float = 240) -> object:
     """Boot, run `guest.script`, and return what its `main()` returned."""
     with tempfile.TemporaryDirectory(prefix="vipbee-vm-") as folder:
         archive = Path(folder) / "initramfs"
