@@ -42,7 +42,8 @@ def compile_object(root: Path = ROOT, output: Path | None = None) -> Path:
     command = [
         find_clang(),
         *("-target", "bpfel", "-mcpu=v3", "-O2", "-g"),
-        *("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"),
+        *("-Wall", "-Wextra", "-Werror"),
+        *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),
         *("-nostdinc", "-idirafter", "/usr/include"),
         *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"),
         *(f"-ffile-prefix-map={root}=.", "-fdebug-compilation-dir=."),
