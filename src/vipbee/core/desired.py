@@ -46,6 +46,7 @@ class Desired:
         self._adopted: dict[ServiceName, list[ServicePortKey]] = {}  # not confirmed by an update
         self._refused: dict[ServiceName, _Refused] = {}
         self._node_problem: Problem | None = None
+        self._is_corrected = True  # False: frontends may lead to slots that only rest
 
     @property
     def ports(self) -> Mapping[ServiceName, tuple[ServicePort, ...]]:
@@ -60,6 +61,7 @@ class Desired:
         """
         adopted = read_tables(snapshot, self._layouts, self._capacity)
         adopted.fill(self._ledger, self._table)
+        self._is_corrected = False
         for key in adopted.programmed:
             self._adopted.setdefault(key.service, []).append(key)
 
@@ -78,6 +80,7 @@ class Desired:
             self._set_node_addresses(node_addresses, changes)
         wanted = self._changed(ports_by_service) + self._worth_another_try(ports_by_service)
         self._take(wanted, changes)
+        self._is_corrected = True
         return changes.operations(self._layouts)
 
     def full(
@@ -105,8 +108,12 @@ class Desired:
         """Let what was given up two calls ago be used again.
 
         Call at most once a second: a program in the kernel may still read an old run.
-        Returns True if a refused Service might fit now: then call `update({})`.
+        Returns True if a refused Service might fit now: then call `update({})`. Does
+        nothing between `adopt` and the first update: what was adopted half written is
+        corrected by that.
         """
+        if not self._is_corrected:
+            return False
         self._ledger.reclaim()
         return any(self._may_fit(refused) for refused in self._refused.values())
 

@@ -223,6 +223,25 @@ def test_a_restart_keeps_every_id_and_writes_nothing() -> None:
     assert (world.tables.snapshot().backends == before.backends).all()
 
 
+def test_what_was_left_half_written_rests_until_it_is_corrected() -> None:
+    """Sources may take long to deliver; the agent goes on calling reclaim meanwhile."""
+    world = World()
+    world.update(service_port("a", [1, 2], [1, 2]))
+    plan = {op.map: op for op in world.desired.update(by_service(service_port("a", [1, 2], [2])))}
+    world.tables.apply(plan[MapName.SLOTS])
+    switched = plan[MapName.FRONTENDS]
+    assert switched.values is not None
+    world.tables.apply(replace(switched, keys=switched.keys[:1], values=switched.values[:1]))
+    world.restart()
+    visible = visible_slots(world.tables.snapshot())
+
+    for _ in range(3):
+        world.desired.reclaim()
+    plan_after = world.desired.update(by_service(service_port("a", [1, 2], [3, 4])))
+
+    assert slots_written(plan_after).isdisjoint(visible)
+
+
 def test_services_deleted_while_the_agent_was_down_vanish_at_the_first_audit() -> None:
     """R128."""
     world = World()
