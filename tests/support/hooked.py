@@ -47,6 +47,7 @@ Result = TypeVar("Result")
 V4 = tuple(f"10.244.1.{n}" for n in range(1, 10))
 V6 = tuple(f"fd00:10:244:1::{n}" for n in range(1, 10))
 NODE_V4, NODE_V6 = "172.30.0.1", "fd00:172:30::1"
+ELSEWHERE_V4, ELSEWHERE_V6 = "192.0.2.1", "2001:db8:2::1"
 
 _LIBC = c.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -111,8 +112,8 @@ class Hooked:
     def _set_up(self) -> None:
         subprocess.run(["ip", "netns", "add", self.name], check=True)
         commands = ["link set lo up"]
-        commands += [f"addr add {a}/32 dev lo" for a in (*V4, NODE_V4)]
-        commands += [f"addr add {a}/128 dev lo nodad" for a in (*V6, NODE_V6)]
+        commands += [f"addr add {a}/32 dev lo" for a in (*V4, NODE_V4, ELSEWHERE_V4)]
+        commands += [f"addr add {a}/128 dev lo nodad" for a in (*V6, NODE_V6, ELSEWHERE_V6)]
         subprocess.run(
             ["ip", "-n", self.name, "-batch", "-"],
             input="\n".join(commands),
@@ -207,7 +208,9 @@ class Hooked:
 
     # ---- processes in it ---------------------------------------------------------------
 
-    def _fork(self, action: Callable[[], None], *, new_netns: bool = False) -> Child:
+    def _fork(
+        self, action: Callable[[], None], *, new_netns: bool = False, in_cgroup: bool = True
+    ) -> Child:
         pid = os.fork()
         if pid:
             child = Child(pid)
@@ -215,7 +218,8 @@ class Hooked:
             return child
         status = 1
         try:
-            (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+            if in_cgroup:
+                (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
             fd = os.open(self.netns, os.O_RDONLY)
             if _LIBC.setns(fd, _CLONE_NEWNET):
                 raise OSError(c.get_errno(), "setns")
@@ -268,9 +272,16 @@ class Hooked:
         return result
 
     def start(
-        self, serve: Callable[[Callable[[], None]], None], *, new_netns: bool = False
+        self,
+        serve: Callable[[Callable[[], None]], None],
+        *,
+        new_netns: bool = False,
+        in_cgroup: bool = True,
     ) -> Child:
-        """Run `serve(ready)` in the background; returns once it has called `ready()`."""
+        """Run `serve(ready)` in the background; returns once it has called `ready()`.
+
+        Out of the cgroup it is like a host elsewhere: no hook runs for it.
+        """
         reader, writer = os.pipe()
 
         def wrapped() -> None:
@@ -282,7 +293,7 @@ class Hooked:
 
             serve(ready)
 
-        child = self._fork(wrapped, new_netns=new_netns)
+        child = self._fork(wrapped, new_netns=new_netns, in_cgroup=in_cgroup)
         os.close(writer)
         try:
             if not select.select([reader], [], [], 10)[0] or os.read(reader, 1) != b"1":

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.support.hooked import NODE_V4, NODE_V6, V4, V6
+from tests.support.hooked import ELSEWHERE_V4, ELSEWHERE_V6, NODE_V4, NODE_V6, V4, V6
 from tests.support.servers import port_of
 from vipbee.abi import AddressFlag, BackendFlag, FrontendKind
 from vipbee.address import (
@@ -37,6 +37,7 @@ class Stack:
     node: str
     loopback: str
     other: str  # an address of the namespace that is not selected for NodePorts
+    elsewhere: str  # no backend either: for a server outside the cluster
 
     def vip(self, number: int) -> str:
         """A ClusterIP."""
@@ -56,6 +57,8 @@ class Stack:
     def open(self, kind: int, *, timeout_s: float | None = 3.0) -> socket.socket:
         made = socket.socket(self.socket_family, kind)
         made.settimeout(timeout_s)
+        if kind == socket.SOCK_STREAM:  # connections of an earlier test may linger
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return made
 
     def tcp(self, *, timeout_s: float | None = 3.0) -> socket.socket:
@@ -65,9 +68,9 @@ class Stack:
         return self.open(socket.SOCK_DGRAM, timeout_s=timeout_s)
 
 
-IPV4 = Stack("IPv4", 4, socket.AF_INET, V4, NODE_V4, "127.0.0.1", V4[8])
-IPV6 = Stack("IPv6", 6, socket.AF_INET6, V6, NODE_V6, "::1", V6[8])
-MAPPED = Stack("mapped", 4, socket.AF_INET6, V4, NODE_V4, "127.0.0.1", V4[8])
+IPV4 = Stack("IPv4", 4, socket.AF_INET, V4, NODE_V4, "127.0.0.1", V4[8], ELSEWHERE_V4)
+IPV6 = Stack("IPv6", 6, socket.AF_INET6, V6, NODE_V6, "::1", V6[8], ELSEWHERE_V6)
+MAPPED = Stack("mapped", 4, socket.AF_INET6, V4, NODE_V4, "127.0.0.1", V4[8], ELSEWHERE_V4)
 
 NODE_ADDRESSES: dict[bytes, int] = {
     **{parse_address(a): int(AddressFlag.NODE | AddressFlag.OWN) for a in (NODE_V4, NODE_V6)},
