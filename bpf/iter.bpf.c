@@ -73,7 +73,8 @@ struct bpf_iter__udp {
 	struct udp_sock *udp_sk;
 } __attribute__((preserve_access_index));
 
-extern int bpf_sock_destroy(struct sock_common *sk) __attribute__((weak)) __attribute__((section(".ksyms")));
+extern int bpf_sock_destroy(struct sock_common *sk) __attribute__((weak))
+__attribute__((section(".ksyms")));
 
 static __always_inline int is_stale(const struct socket_flow *flow)
 {

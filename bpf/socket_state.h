@@ -100,9 +100,9 @@ static __always_inline int take_flow_backend(const struct socket_flow *flow, __u
  * backend, the reverse entry names the VIP to show. Evicting one costs a new choice,
  * or a reply that shows its backend; sockets that talk to one VIP never come here.
  */
-static __always_inline struct udp_flow_key
-udp_flow_key(__u64 cookie, const struct address *address, __be16 port,
-	     enum udp_flow_direction direction)
+static __always_inline struct udp_flow_key udp_flow_key(__u64 cookie, const struct address *address,
+							__be16 port,
+							enum udp_flow_direction direction)
 {
 	return (struct udp_flow_key){
 		.cookie = cookie, .address = *address, .port = port, .direction = direction
