@@ -142,9 +142,13 @@ def _bring_up_to_date(
                 _attach(object_file, directory, name, cgroup_fd)
                 directory.put("programs", name, object_file.program_fd(name))
                 replaced.append(name)
-    for name in set(request.features.programs) - set(SOCKET_PROGRAMS):
-        directory.put("programs", name, object_file.program_fd(name))  # run on demand, no link
-    directory.put("maps", RODATA, object_file.map_fd(RODATA))
+    for name in set(request.features.programs) - set(SOCKET_PROGRAMS):  # no link: run on demand
+        with _closing(directory.get("programs", name)) as pinned_fd:
+            if pinned_fd is None or not _is_same(object_file, name, pinned_fd, map_ids):
+                directory.put("programs", name, object_file.program_fd(name))
+    with _closing(directory.get("maps", RODATA)) as pinned_fd:
+        if pinned_fd is None or syscall.map_info(pinned_fd).id not in map_ids:
+            directory.put("maps", RODATA, object_file.map_fd(RODATA))
     return replaced
 
 
@@ -162,14 +166,18 @@ def _runs_wanted(
         if link_fd is None or pinned_fd is None:
             return False
         link = syscall.link_info(link_fd)
-        pinned = syscall.program_info(pinned_fd)
-        wanted = syscall.program_info(object_file.program_fd(name))
         return (
-            link.program_id == pinned.id
+            link.program_id == syscall.program_info(pinned_fd).id
             and link.cgroup_id == os.fstat(cgroup_fd).st_ino
-            and pinned.tag == wanted.tag
-            and set(pinned.map_ids) <= map_ids
+            and _is_same(object_file, name, pinned_fd, map_ids)
         )
+
+
+def _is_same(object_file: ObjectFile, name: str, pinned_fd: int, map_ids: set[int]) -> bool:
+    """Same code on the very same maps; the tag is a hash of the code without its map fds."""
+    pinned = syscall.program_info(pinned_fd)
+    wanted = syscall.program_info(object_file.program_fd(name))
+    return pinned.tag == wanted.tag and set(pinned.map_ids) <= map_ids
 
 
 def _attach(object_file: ObjectFile, directory: PinDirectory, name: str, cgroup_fd: int) -> None:
