@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -84,15 +86,19 @@ async def _serve(name: str, bind: Bind, answer: _Handler) -> AsyncIterator[int |
         return
 
     async def only_get(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD"):
-            return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-        response = await answer(request)
+        if request.method in ("GET", "HEAD"):
+            response = await answer(request)
+        else:
+            response = web.Response(status=405, headers={"Allow": "GET, HEAD"})
         response.force_close()  # so that a connection's deadline never cuts a later request
         return response
 
+    logger = logging.getLogger("vipbee.http")
+    logger.addFilter(_is_ours)
     server = web.Server(
         only_get,
         access_log=None,
+        logger=logger,
         lingering_time=1.0,
         max_line_size=_MAX_LINE_BYTES,
         max_field_size=_MAX_LINE_BYTES,
@@ -107,6 +113,11 @@ async def _serve(name: str, bind: Bind, answer: _Handler) -> AsyncIterator[int |
     finally:
         listener.close()
         await server.shutdown(timeout=1.0)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Drop what malformed requests cause: anybody could fill the log with them."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _bounded(server: web.Server) -> asyncio.Protocol:

@@ -187,8 +187,8 @@ class _Backends(_Groups):
             port=self._ports[row],
             protocol=_protocol(self._protocols[row]),
             state=_STATES[flags],
-            selected=bool(flags & _SELECTED),
-            node_local=bool(flags & BackendFlag.ON_NODE),
+            selected=_IS_SELECTED[flags],
+            node_local=_IS_ON_NODE[flags],
             opened=self._opened[row],
             active=self._active[row],
         )
@@ -200,7 +200,10 @@ def _state(flags: int) -> str:
     return "active" if flags & _SELECTED else "not selected"
 
 
+# by flags, because arithmetic with IntFlag takes a microsecond, and there may be a million
 _STATES = [_state(flags) for flags in range(256)]
+_IS_SELECTED = [bool(flags & _SELECTED) for flags in range(256)]
+_IS_ON_NODE = [bool(flags & BackendFlag.ON_NODE) for flags in range(256)]
 
 
 # ---- columns ----------------------------------------------------------------------------
