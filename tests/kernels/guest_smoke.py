@@ -12,17 +12,18 @@ import os
 import pkgutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from pyroute2 import IPRoute
 
 from vipbee import cli
 from vipbee.cli import main as main_module
@@ -42,8 +43,7 @@ DEADLINE_S = 60.0
 
 
 def main() -> dict[str, object]:
-    for address in (*BACKENDS.values(), SECOND_BACKEND):
-        add_address(address)
+    add_addresses((*BACKENDS.values(), SECOND_BACKEND))
     CGROUP.mkdir()
     import_everything()
     seen: dict[str, object] = {"check": vipbee("check")}
@@ -140,9 +140,13 @@ def wait_until_ready(agent: int) -> None:
 # ---- backends --------------------------------------------------------------------------
 
 
-def add_address(address: str) -> None:
-    command = ["ip", "addr", "add", address, "dev", "lo"]
-    subprocess.run([*command, "nodad"] if ":" in address else command, check=True)
+def add_addresses(addresses: Iterable[str]) -> None:
+    loopback = socket.if_nametoindex("lo")
+    with IPRoute() as route:
+        for address in addresses:
+            route.addr(
+                "add", index=loopback, address=address, prefixlen=128 if ":" in address else 32
+            )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ reason; with CI=true that is a failure.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +63,6 @@ def boot(version: str) -> Report:
     guest = vm.Guest(
         script=HERE / "guest_smoke.py",
         requirements=("vipbee",),
-        programs=tuple(filter(None, [shutil.which("ip", path="/sbin:/usr/sbin:/bin:/usr/bin")])),
         files=((HERE / "state.yaml", STATE_FILE),),
     )
     seen = vm.run(obtain(SUITES[version], version), guest)

@@ -41,8 +41,6 @@ class Guest:
     """Its `main()` returns something JSON can carry."""
     requirements: tuple[str, ...] = ()
     """Distributions to take along from this environment, with what they require."""
-    programs: tuple[str, ...] = ()
-    """Executables to take along."""
     files: tuple[tuple[Path, str], ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     memory_mib: int = 640
@@ -82,8 +80,8 @@ def _write_initramfs(path: Path, kernel: DebianKernel, guest: Guest) -> None:
         python = initramfs.add_python(archive)
         initramfs.add_distributions(archive, guest.requirements)
         archive.add_tree(ROOT / "src" / "vipbee", f"{initramfs.GUEST_SOURCE}/vipbee")
-        for program in (*guest.programs, *_libbpf()):
-            archive.add_program(Path(program))
+        for library in _libbpf():
+            archive.add_program(library)
         modules = initramfs.add_modules(archive, kernel.modules, MODULES)
         for source, target in (*guest.files, (guest.script, GUEST_SCRIPT)):
             archive.add_file(source, target)
@@ -106,14 +104,12 @@ def _write_initramfs(path: Path, kernel: DebianKernel, guest: Guest) -> None:
         archive.finish()
 
 
-def _libbpf() -> Iterable[str]:
-    """The file behind libbpf.so.1, as the dynamic linker finds it here."""
+def _libbpf() -> Iterable[Path]:
+    """libbpf.so.1, as the dynamic linker finds it here."""
     ctypes.CDLL("libbpf.so.1")
     with open("/proc/self/maps") as maps:
-        found = {line.split()[-1] for line in maps if "/libbpf.so" in line}
-    for path in found:
-        link = Path(path).parent / "libbpf.so.1"
-        yield str(link)
+        folders = {Path(line.split()[-1]).parent for line in maps if "/libbpf.so" in line}
+    return [folder / "libbpf.so.1" for folder in folders]
 
 
 def _boot(image: Path, archive: Path, memory_mib: int, timeout_s: float) -> str:
