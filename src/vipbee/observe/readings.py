@@ -107,11 +107,13 @@ def map_usage(reader: Reader, snapshot: Snapshot) -> list[MapUsage]:
 
 
 def _slots_used(snapshot: Snapshot) -> int:
-    """Frontends of one Service port share their runs, so each run counts once."""
+    """Slots in at least one run: frontends share runs, and a local run may lie in a cluster's."""
     runs = np.concatenate([snapshot.frontends["cluster"], snapshot.frontends["local"]])
-    used = runs[runs["count"] > 0]
-    _, first = np.unique(used["first"], return_index=True)
-    return int(used["count"][first].sum())
+    size = len(snapshot.slots)
+    starts = np.minimum(runs["first"].astype(np.int64), size)
+    ends = np.minimum(starts + runs["count"], size)
+    depth = np.bincount(starts, minlength=size + 1) - np.bincount(ends, minlength=size + 1)
+    return int(np.count_nonzero(np.cumsum(depth)))
 
 
 def reasons(reader: Reader) -> Mapping[str, int]:

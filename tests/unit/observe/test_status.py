@@ -34,7 +34,7 @@ def test_services_are_counted_by_name_and_by_port(tables: ReadableTables) -> Non
     assert (view.services, view.service_ports, view.frontends) == (2, 3, 3)
 
 
-def test_runs_shared_by_frontends_count_once(tables: ReadableTables) -> None:
+def test_slots_shared_by_frontends_count_once(tables: ReadableTables) -> None:
     tables.program(
         service_port(
             "web",
@@ -47,7 +47,7 @@ def test_runs_shared_by_frontends_count_once(tables: ReadableTables) -> None:
 
     slots = {entry.name: entry.entries for entry in filled(tables).maps}["slots"]
 
-    assert slots == 3  # cluster: 2, local: 1
+    assert slots == 2  # the local run is a part of the cluster run
 
 
 def test_almost_full_map_is_a_degradation(tables: ReadableTables) -> None:
