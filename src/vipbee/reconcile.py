@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vipbee.abi import BackendFlag, Layouts, MapName
+from vipbee.collection import collection_paused, keep_for_good
 from vipbee.core.desired import Desired
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
 from vipbee.core.plan import Op
@@ -65,7 +66,8 @@ class Reconciler:
 
     def adopt(self) -> None:
         """Take over ids and entries of an earlier process; once, before anything else."""
-        self._desired.adopt(self._tables.snapshot())
+        with collection_paused():
+            self._desired.adopt(self._tables.snapshot())
 
     def replace(
         self, source: str, objects: Sequence[ApiObject], problems: Sequence[Problem] = ()
@@ -110,13 +112,15 @@ class Reconciler:
         may be that source's. `program` makes up for it once all are known.
         """
         self._node = self._node_view()
-        ports = self._select_all()
-        flags = address_flags(self._node)
         self._pending = Changes(set(), False)
         self._begun = True
         self._is_complete = not self._unknown
         plan = self._desired.full if self._is_complete else self._desired.update
-        return self._apply(plan(ports, flags), len(ports))
+        with collection_paused():
+            ports = self._select_all()
+            applied = self._apply(plan(ports, address_flags(self._node)), len(ports))
+        keep_for_good()
+        return applied
 
     def program(self) -> Applied:
         """Apply what came in since the last call; cheap if nothing did."""

@@ -120,13 +120,14 @@ class Collector:
         except msgspec.ValidationError as error:
             expected = "services:, endpoints:, nodes: or kind:"
             raise SourceError(f"{where}: want a mapping with {expected} ({error})") from None
-        if not fields.keys().isdisjoint(SECTIONS):
-            self._add_sections(fields, notation, where)
-            return True
         try:
             kind = notation.convert(node, _Header).kind
         except msgspec.ValidationError as error:
             raise SourceError(f"{where}: {_reason(error)}") from None
+        # an EndpointSlice has a field `endpoints` of its own
+        if kind not in _TYPES and not fields.keys().isdisjoint(SECTIONS):
+            self._add_sections(fields, notation, where)
+            return True
         if kind is None:
             given = ", ".join(ascii(name) for name in list(fields)[:5]) or "nothing"
             raise SourceError(

@@ -14,18 +14,17 @@ Types are checked here, values (port ranges, protocols, addresses) by core.
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Raw
 
+from vipbee.collection import collection_paused
 from vipbee.errors import SourceError
 from vipbee.sources.collect import JSON, SECTIONS, YAML, Collector, Decoded
-from vipbee.sources.yaml_loader import YamlItem, line_of, load_stream
+from vipbee.sources.yaml_loader import YamlDocument, YamlItem, line_of, load_stream
 
 __all__ = ["Decoded", "decode_objects"]
 
@@ -48,7 +47,7 @@ def decode_objects(
     if not content:
         raise SourceError(f"{source} is empty: to have no Services write `services: []`")
     collector = Collector(source, should_stop)
-    with _gc_paused(len(data) >= _GC_PAUSE_BYTES):
+    with collection_paused(if_needed=len(data) >= _GC_PAUSE_BYTES):
         if content[:1] in (b"{", b"["):
             _decode_json(data, collector)
         else:
@@ -115,30 +114,37 @@ def _is_yaml(data: bytes, collector: Collector) -> bool:
 
 
 def _decode_yaml(data: bytes, collector: Collector) -> None:
-    # Items arrive before the document they belong to is known to be of our shape. They
-    # are turned into Structs at once all the same, so that no tree of dicts builds up.
-    pending = Collector(collector.source, collector.should_stop)
-    for part in load_stream(data, source=collector.source, sections=(*SECTIONS, "items")):
-        if isinstance(part, YamlItem):
-            pending.add(part.section, part.value, YAML, kind=SECTIONS.get(part.section))
-            continue
-        if collector.add_document(part.value, YAML, line=part.line):
-            collector.adopt(pending)
-        pending = Collector(collector.source, collector.should_stop)
-    if not collector.has_document:
+    """Try the frugal way; a stream of single objects may need its documents whole."""
+    attempt = Collector(collector.source, collector.should_stop)
+    if not _decode_items(data, attempt):
+        attempt = Collector(collector.source, collector.should_stop)
+        for part in load_stream(data, source=collector.source):
+            assert isinstance(part, YamlDocument)
+            attempt.add_document(part.value, YAML, line=part.line)
+    if not attempt.has_document:
         raise SourceError(
             f"{collector.source} has no content: to have no Services write `services: []`"
         )
+    collector.adopt(attempt)
 
 
-@contextmanager
-def _gc_paused(is_big: bool) -> Iterator[None]:
-    """Pause the cyclic collector: it would walk the growing result again and again (3×)."""
-    if not is_big or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def _decode_items(data: bytes, collector: Collector) -> bool:
+    """Turn items into Structs as they come, so that no tree of dicts builds up.
+
+    They arrive before the document they belong to is known to be one of our lists; False
+    if it was a single object that has such a field itself (`endpoints` of a slice).
+    """
+    pending = Collector(collector.source, collector.should_stop)
+    has_items = False
+    for part in load_stream(data, source=collector.source, sections=(*SECTIONS, "items")):
+        if isinstance(part, YamlItem):
+            pending.add(part.section, part.value, YAML, kind=SECTIONS.get(part.section))
+            has_items = True
+            continue
+        if collector.add_document(part.value, YAML, line=part.line):
+            collector.adopt(pending)
+        elif has_items:
+            return False
+        pending = Collector(collector.source, collector.should_stop)
+        has_items = False
+    return True

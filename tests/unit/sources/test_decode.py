@@ -408,3 +408,39 @@ def test_decoding_stops_between_objects_when_asked() -> None:
         )
 
     assert asked == 3
+
+
+SINGLE_SLICE = b"""\
+addressType: IPv4
+apiVersion: discovery.k8s.io/v1
+endpoints:
+- addresses: [10.244.1.2]
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+ports: [{name: http, port: 8080}]
+"""
+
+
+@pytest.mark.parametrize("stream", [SINGLE_SLICE, SINGLE_SLICE + b"---\n" + SINGLE_SLICE])
+def test_single_endpoint_slice_keeps_its_own_endpoints(stream: bytes) -> None:
+    """interface.md §3: a stream of documents with `kind:`; `endpoints` is a slice's field too."""
+    decoded = decode_objects(stream, source="f")
+
+    (found,) = decoded.objects
+    assert isinstance(found, EndpointSlice)
+    assert [["10.244.1.2"]] == [endpoint.addresses for endpoint in found.endpoints or ()]
+
+
+def test_single_endpoint_slice_in_json_keeps_its_own_endpoints() -> None:
+    document = {
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "addressType": "IPv4",
+        "metadata": {"name": "web-1"},
+        "endpoints": [{"addresses": ["10.244.1.2"]}],
+    }
+
+    (found,) = decode_objects(json.dumps(document).encode(), source="f").objects
+
+    assert isinstance(found, EndpointSlice)
+    assert found.endpoints is not None
