@@ -39,6 +39,7 @@ from vipbee.datapath.features import SIZED_MAPS, Features, probe_features
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
+from vipbee.datapath.netns import netns_cookie
 from vipbee.datapath.pins import PinDirectory
 from vipbee.model import ServiceName, ServicePort
 
@@ -78,6 +79,7 @@ class Hooked:
         self.sizes = sizes
         self.layouts = load_layouts()
         self.children: list[Child] = []
+        self.netns_cookie = 0
         self.loaded: Loaded | None = None
         self.tables: KernelTables | None = None
         self.desired: Desired | None = None
@@ -122,21 +124,25 @@ class Hooked:
         )
         self.cgroup.mkdir()
 
+    def request(self, *, bind_protection: bool = False) -> LoadRequest:
+        """What the agent would ask the loader for."""
+        if not self.netns_cookie:
+            self.netns_cookie = self.run(netns_cookie)
+        return LoadRequest(
+            bpf_root=self.bpf_root,
+            cgroup_root=self.cgroup,
+            sizes=self.sizes,
+            features=self.features,
+            node_netns_cookie=self.netns_cookie,
+            bind_protection=bind_protection,
+        )
+
     def load(self, *, bind_protection: bool = False) -> Loaded:
         """Start (again), as the agent does."""
+        request = self.request(bind_protection=bind_protection)
         pins.prepare_root(self.bpf_root)
-        cookie = self.run(_netns_cookie)
         with pins.exclusive(self.bpf_root):
-            self.loaded = load(
-                LoadRequest(
-                    bpf_root=self.bpf_root,
-                    cgroup_root=self.cgroup,
-                    sizes=self.sizes,
-                    features=self.features,
-                    node_netns_cookie=cookie,
-                    bind_protection=bind_protection,
-                )
-            )
+            self.loaded = load(request)
         if self.tables is not None:
             self.tables.close()
         self.tables = KernelTables(self.loaded.directory, self.layouts)
@@ -318,8 +324,11 @@ class Hooked:
             while (self.cgroup / "cgroup.procs").read_text() and time.monotonic() < deadline:
                 time.sleep(0.01)
             self.cgroup.rmdir()
-        if self.bpf_root.is_dir():
-            shutil.rmtree(self.bpf_root)
+        for path in (self.bpf_root, *self.bpf_root.parent.glob(f"{self.name}-*")):
+            if path.is_symlink():
+                path.unlink()
+            elif path.is_dir():
+                shutil.rmtree(path)
         if self.netns.exists():
             subprocess.run(["ip", "netns", "del", self.name], check=True)
 
@@ -340,9 +349,3 @@ def _claimed_name() -> Iterator[str]:
             os.close(fd)
         return
     raise RuntimeError("64 test runs at once")
-
-
-def _netns_cookie() -> int:
-    from vipbee.datapath.netns import netns_cookie
-
-    return netns_cookie()
