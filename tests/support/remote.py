@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import subprocess
 import sys
@@ -114,6 +115,20 @@ class Remote:
 
     def udp(self, family: int = 4) -> RemoteSocket:
         return RemoteSocket(self, _family(family), "SOCK_DGRAM")
+
+    def who(self, address: Address, protocol: str = "tcp") -> str:
+        """Ask the echo server there over a new socket: its name, or the error's (ECONNREFUSED)."""
+        family = 6 if ":" in address[0] else 4
+        made = self.tcp(family) if protocol == "tcp" else self.udp(family)
+        try:
+            made.connect(address)
+            return made.ask()
+        except TimeoutError:
+            return "ETIMEDOUT"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        finally:
+            made.close()
 
     def call(self, handle: int | None, method: str, *arguments: Any) -> Any:
         assert self._process.stdin is not None
