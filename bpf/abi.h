@@ -49,6 +49,8 @@ enum frontend_kind {
 enum frontend_flag {
 	/* traffic policy Local applies to this frontend: iTP for a ClusterIP, eTP otherwise */
 	FRONTEND_POLICY_LOCAL = 1,
+	/* packet layer: clients must be in `source_ranges` of this service id (R80) */
+	FRONTEND_SOURCE_RANGES = 2,
 };
 
 /*
@@ -77,6 +79,8 @@ enum address_flag {
 	ADDRESS_EXTERNAL = 8,
 	/* ADDRESS_NODE of this very node: a bind may claim a NodePort here (R93) */
 	ADDRESS_OWN = 16,
+	/* an address of an interface of this node: replies to SNAT arrive here */
+	ADDRESS_SNAT = 32,
 };
 
 /* ---- backends: who answers ------------------------------------------------ */
@@ -131,7 +135,33 @@ enum reason {
 	REASON_TABLE_RACE = 4, /* refused: tables kept changing under one lookup */
 	REASON_BIND_PROTECTED = 5, /* bind to a NodePort refused (R93) */
 	REASON_FLOW_NOT_STORED = 6, /* translated, but the reverse entry could not be kept */
-	REASON_MAX = 7,
+	/* ---- packet layer; "dropped" unless it says otherwise ---- */
+	REASON_MALFORMED = 7, /* cut off, or lengths that contradict each other (D1-D7) */
+	REASON_EXTENSION_HEADERS = 8, /* IPv6 chain longer than is walked (D11) */
+	REASON_MARTIAN = 9, /* loopback from outside, impossible source, LAND (D145, D146, D150) */
+	REASON_FRAGMENT_UNKNOWN = 10, /* later fragment, the first one was not seen (D23, D25) */
+	REASON_FRAGMENT_TINY = 11, /* first fragment without all ports, or overlapping them (D27) */
+	REASON_PROTOCOL = 12, /* ClusterIP, neither TCP nor UDP (D14) */
+	REASON_SOURCE_RANGE = 13, /* client outside loadBalancerSourceRanges (R80) */
+	REASON_NO_CONNECTION = 14, /* TCP without SYN, connection unknown (D20, D81) */
+	REASON_SNAT_EXHAUSTED = 15, /* refused: no source port free towards this backend (D103) */
+	REASON_SNAT_NO_ADDRESS = 16, /* outgoing device has no address of the family */
+	REASON_NO_ROUTE = 17, /* routing has no way to the backend or client */
+	REASON_TTL_EXPIRED = 18, /* TTL 1 would have been forwarded (D63) */
+	REASON_TOO_BIG = 19, /* larger than the path, sender was told */
+	REASON_REFUSAL_LIMITED = 20, /* a refusal was not sent: rate limit */
+	REASON_ICMP_UNKNOWN = 21, /* ICMP error about no known connection (D58) */
+	REASON_ICMP_MALFORMED = 22, /* ICMP error without readable quote, or bad checksum */
+	REASON_ECHO_IGNORED = 23, /* echo request to a ClusterIP (R39) */
+	REASON_ECHO_ANSWERED = 24, /* echo request to an external VIP: answered (D64) */
+	REASON_ESTABLISHED_FULL = 25, /* passed: connection stays in the zone of unfinished ones */
+	REASON_REWRITE_FAILED = 26, /* the kernel refused to change the packet */
+	REASON_CLUSTER_IP_OUTSIDE = 27, /* ClusterIP dialled from outside (R42) */
+	REASON_ICMP_PASSED = 28, /* passed: ICMP error about a node address, maybe its own */
+	REASON_NODE_CONNECTION = 29, /* passed: TCP without SYN to a NodePort number (R94) */
+	REASON_SNAT_MOVED = 30, /* translated: the client's source port was taken (D101) */
+	REASON_TWIN_REPAIRED = 31, /* translated: one half of a connection was rebuilt (D109) */
+	REASON_MAX = 32,
 };
 
 /* ---- what a socket remembers ----------------------------------------------- */
@@ -249,6 +279,120 @@ struct stale_socket {
 	__u8 pad[2];
 };
 
+/* ---- packet layer: devices ------------------------------------------------------- */
+
+enum device_flag {
+	DEVICE_UPLINK = 1, /* runs vipbee_uplink_in and _out */
+	DEVICE_POD = 2, /* host side of a pod's device: runs vipbee_pod_in and _out */
+	DEVICE_L3 = 4, /* no Ethernet header: runs the _l3 twins of the programs */
+};
+
+/* Every device packets may leave by, also without a program; key: ifindex. */
+struct device {
+	struct address v4; /* source for SNAT when a packet leaves here; zero: none */
+	struct address v6;
+	__u32 mtu;
+	__u32 flags; /* enum device_flag */
+};
+
+/* ---- packet layer: connections ------------------------------------------------------ */
+
+/* A packet's addresses and ports, as on the wire. */
+struct flow_tuple {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* Decided when the connection is made, constant afterwards. */
+enum conntrack_flag {
+	CONNTRACK_SOURCE_NAT = 1, /* the backend sees another source address or port */
+	CONNTRACK_REDIRECT = 2, /* both directions bypass the stack (remote backend, hairpin) */
+	CONNTRACK_NODE_CLIENT = 4, /* the client is a program of this node */
+};
+
+/* What one side of a connection has sent; each side's packets write its own byte only. */
+enum conntrack_seen {
+	SEEN_PACKET = 1, /* any packet (backend), or one after the backend's (client) */
+	SEEN_SYN = 2,
+	SEEN_FIN = 4,
+	SEEN_RST = 8, /* a believable one; taken back if the same side goes on */
+};
+
+/*
+ * The forward half; key: the packet as the client sends it (source: client,
+ * destination: frontend). The reply arrives as {backend -> source}: key of `nat`.
+ *
+ * Lifetime after last_seen, by protocol and state:
+ *   UDP            lifetime_udp_s
+ *   RST seen       lifetime_reset_s
+ *   both FINs, or client without SEEN_PACKET   lifetime_transitory_s
+ *   else           lifetime_established_s
+ * An entry past it is as if absent. A UDP entry, and a TCP entry without SEEN_PACKET of the
+ * client, is valid only while backend_id has the same generation, service_id and, for
+ * UDP, BACKEND_SERVING.
+ */
+struct conntrack {
+	struct address backend;
+	struct address source; /* what the backend sees; the client's own without SNAT */
+	__be16 backend_port;
+	__be16 source_port;
+	__u32 service_id;
+	__u32 backend_id;
+	__u32 generation;
+	__u32 last_seen; /* whole seconds of CLOCK_MONOTONIC, coarse; both directions write it */
+	__u32 client_ack; /* last TCP acknowledgement the client sent; host order */
+	__u32 backend_ack;
+	__u8 flags; /* enum conntrack_flag */
+	__u8 client_seen; /* enum conntrack_seen */
+	__u8 backend_seen;
+	__u8 pad;
+};
+
+/* The reverse half; key: the reply as the backend sends it. */
+struct nat {
+	struct flow_tuple original; /* key of the forward half, in the map of the same zone */
+	__u32 service_id;
+	__u32 backend_id;
+	__u32 generation;
+	__u32 last_seen; /* refreshed at most once a second, by the client's packets */
+	__u8 flags; /* enum conntrack_flag */
+	__u8 pad[7];
+};
+
+/* ---- packet layer: fragments, ranges, refusals ------------------------------------------ */
+
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id; /* IPv4: 16 bits; network order, as read */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* Ports of the first fragment, which the later ones lack. */
+struct fragment {
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 last_seen;
+};
+
+/* LPM trie: 32 bits of service id always match in full, then the address. */
+struct source_range_key {
+	__u32 prefix_length; /* 32 + 96 + IPv4 prefix, or 32 + IPv6 prefix */
+	__u32 service_id;
+	struct address address;
+};
+
+/* Refusals this CPU has sent in this second. */
+struct refusal_budget {
+	__u32 second;
+	__u32 sent;
+};
+
 /* ---- configuration, constant once loaded ------------------------------------------ */
 
 struct config {
@@ -256,7 +400,22 @@ struct config {
 	__u8 has_set_retval; /* bpf_set_retval(), 5.18 */
 	__u8 has_socket_storage; /* sk_storage in sock_addr hooks */
 	__u8 bind_protection; /* refuse bind(2) to NodePorts (R93) */
-	__u8 pad[5];
+	/* packet layer; see config.h for the defaults */
+	__u8 packet_lb; /* packet hooks run: socket hooks leave policy Local to them */
+	__u8 has_coarse_clock; /* bpf_ktime_get_coarse_ns(), 5.11 */
+	__u8 has_fib_skip_neigh; /* BPF_FIB_LOOKUP_SKIP_NEIGH, 6.3 */
+	__u8 cluster_ip_from_outside; /* serve ClusterIPs to packets from uplinks (R42) */
+	__u8 pad;
+	__u16 node_port_first; /* packets to other ports are never looked up as NodePorts */
+	__u16 node_port_last;
+	__u16 snat_port_first; /* where a moved source port is taken from, without NodePorts */
+	__u16 snat_port_last;
+	__u32 lifetime_established_s; /* RFC 5382: at least 2 h 4 min */
+	__u32 lifetime_transitory_s; /* RFC 5382: at least 4 min */
+	__u32 lifetime_reset_s;
+	__u32 lifetime_udp_s; /* RFC 4787: at least 2 min */
+	__u32 lifetime_fragment_s;
+	__u32 refusals_per_second; /* on each CPU */
 };
 
 #endif

@@ -126,6 +126,106 @@ struct {
 	__type(value, struct agent_info);
 } agent SEC(".maps");
 
+/* ---- packet layer: written by the agent ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct device);
+} devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_range_key);
+	__type(value, __u32); /* 1 */
+} source_ranges SEC(".maps");
+
+/*
+ * ---- packet layer: connections ----
+ *
+ * Two zones by where a connection comes from (uplinks, pods), so that neither can crowd
+ * out the other. In each, connections begin in an LRU (`new`): a flood evicts there only.
+ * What both sides have confirmed moves to a hash that nothing evicts from, only the sweep.
+ */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct flow_tuple);
+	__type(value, struct conntrack);
+} conntrack_new_outside SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_tuple);
+	__type(value, struct conntrack);
+} conntrack_outside SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct flow_tuple);
+	__type(value, struct nat);
+} nat_new_outside SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_tuple);
+	__type(value, struct nat);
+} nat_outside SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct flow_tuple);
+	__type(value, struct conntrack);
+} conntrack_new_pod SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_tuple);
+	__type(value, struct conntrack);
+} conntrack_pod SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct flow_tuple);
+	__type(value, struct nat);
+} nat_new_pod SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_tuple);
+	__type(value, struct nat);
+} nat_pod SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct refusal_budget);
+} refusal_budgets SEC(".maps");
+
 /* clang-format on */
 
 #endif

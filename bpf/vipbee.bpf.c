@@ -5,6 +5,7 @@
  */
 #include "sock.bpf.c"
 #include "iter.bpf.c"
+#include "tc.bpf.c"
 
 /* Enums reach BTF only through something that has their type; tests compare abi.py. */
 struct abi_enums {
@@ -17,6 +18,9 @@ struct abi_enums {
 	enum udp_flow_direction udp_flow_direction;
 	enum affinity_client affinity_client;
 	enum report_severity report_severity;
+	enum device_flag device_flag;
+	enum conntrack_flag conntrack_flag;
+	enum conntrack_seen conntrack_seen;
 };
 
 /* Never called, so never loaded: it only keeps the types that no map mentions. */

@@ -38,6 +38,18 @@ class MapName(StrEnum):
     SERVICES = "services"
     REPORTS = "reports"
     AGENT = "agent"
+    DEVICES = "devices"
+    SOURCE_RANGES = "source_ranges"
+    CONNTRACK_NEW_OUTSIDE = "conntrack_new_outside"
+    CONNTRACK_OUTSIDE = "conntrack_outside"
+    NAT_NEW_OUTSIDE = "nat_new_outside"
+    NAT_OUTSIDE = "nat_outside"
+    CONNTRACK_NEW_POD = "conntrack_new_pod"
+    CONNTRACK_POD = "conntrack_pod"
+    NAT_NEW_POD = "nat_new_pod"
+    NAT_POD = "nat_pod"
+    FRAGMENTS = "fragments"
+    REFUSAL_BUDGETS = "refusal_budgets"
 
 
 class FrontendKind(IntEnum):
@@ -54,6 +66,7 @@ class FrontendKind(IntEnum):
 
 class FrontendFlag(IntFlag):
     POLICY_LOCAL = 1
+    SOURCE_RANGES = 2
 
 
 class AddressFlag(IntFlag):
@@ -62,6 +75,7 @@ class AddressFlag(IntFlag):
     HOST_ONLY = 4
     EXTERNAL = 8
     OWN = 16
+    SNAT = 32
 
 
 class BackendFlag(IntFlag):
@@ -80,6 +94,31 @@ class Reason(IntEnum):
     TABLE_RACE = 4
     BIND_PROTECTED = 5
     FLOW_NOT_STORED = 6
+    MALFORMED = 7
+    EXTENSION_HEADERS = 8
+    MARTIAN = 9
+    FRAGMENT_UNKNOWN = 10
+    FRAGMENT_TINY = 11
+    PROTOCOL = 12
+    SOURCE_RANGE = 13
+    NO_CONNECTION = 14
+    SNAT_EXHAUSTED = 15
+    SNAT_NO_ADDRESS = 16
+    NO_ROUTE = 17
+    TTL_EXPIRED = 18
+    TOO_BIG = 19
+    REFUSAL_LIMITED = 20
+    ICMP_UNKNOWN = 21
+    ICMP_MALFORMED = 22
+    ECHO_IGNORED = 23
+    ECHO_ANSWERED = 24
+    ESTABLISHED_FULL = 25
+    REWRITE_FAILED = 26
+    CLUSTER_IP_OUTSIDE = 27
+    ICMP_PASSED = 28
+    NODE_CONNECTION = 29
+    SNAT_MOVED = 30
+    TWIN_REPAIRED = 31
 
 
 class SocketFlowFlag(IntFlag):
@@ -100,6 +139,25 @@ class AffinityClient(IntEnum):
 class ReportSeverity(IntEnum):
     WARNING = 1
     ERROR = 2
+
+
+class DeviceFlag(IntFlag):
+    UPLINK = 1
+    POD = 2
+    L3 = 4
+
+
+class ConntrackFlag(IntFlag):
+    SOURCE_NAT = 1
+    REDIRECT = 2
+    NODE_CLIENT = 4
+
+
+class ConntrackSeen(IntFlag):
+    PACKET = 1
+    SYN = 2
+    FIN = 4
+    RST = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ ENUMS: dict[str, tuple[type[IntEnum | IntFlag], str]] = {
     "udp_flow_direction": (abi.UdpFlowDirection, "UDP_FLOW_"),
     "affinity_client": (abi.AffinityClient, "AFFINITY_"),
     "report_severity": (abi.ReportSeverity, "REPORT_"),
+    "device_flag": (abi.DeviceFlag, "DEVICE_"),
+    "conntrack_flag": (abi.ConntrackFlag, "CONNTRACK_"),
+    "conntrack_seen": (abi.ConntrackSeen, "SEEN_"),
 }
 COUNTS = {"REASON_MAX"}
 """C values that count the others."""

@@ -20,7 +20,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("count.h", "service.h"),
     ("backend.h",),
     ("socket_state.h",),
-    ("sock.bpf.c", "iter.bpf.c"),
+    ("sock.bpf.c", "iter.bpf.c", "tc.bpf.c"),
     ("vipbee.bpf.c",),
 )
 C_FILES = [name for layer in C_LAYERS for name in layer]

@@ -19,7 +19,33 @@ SOCKET_PROGRAMS = tuple(ATTACH_TYPES)
 STALE_ITERATOR = "vipbee_stale"
 RELEASE_ITERATOR = "vipbee_release"
 
-_UNSIZED = {MapName.SOCKET_FLOWS, MapName.REASONS, MapName.AGENT}
+PACKET_PROGRAMS = tuple(
+    f"vipbee_{hook}{suffix}"
+    for suffix in ("", "_l3")
+    for hook in ("uplink_in", "uplink_out", "pod_in", "pod_out")
+)
+"""The _l3 twins are for devices without Ethernet header."""
+
+PACKET_MAPS = tuple(
+    str(name)
+    for name in (
+        MapName.DEVICES,
+        MapName.SOURCE_RANGES,
+        MapName.CONNTRACK_NEW_OUTSIDE,
+        MapName.CONNTRACK_OUTSIDE,
+        MapName.NAT_NEW_OUTSIDE,
+        MapName.NAT_OUTSIDE,
+        MapName.CONNTRACK_NEW_POD,
+        MapName.CONNTRACK_POD,
+        MapName.NAT_NEW_POD,
+        MapName.NAT_POD,
+        MapName.FRAGMENTS,
+        MapName.REFUSAL_BUDGETS,
+    )
+)
+"""Maps only the packet programs use."""
+
+_UNSIZED = {MapName.SOCKET_FLOWS, MapName.REASONS, MapName.AGENT, *PACKET_MAPS}
 SIZED_MAPS = tuple(str(name) for name in MapName if name not in _UNSIZED)
 """Maps whose max_entries the configuration decides."""
 
