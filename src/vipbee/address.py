@@ -21,7 +21,7 @@ _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _V4 = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12}){3}", re.ASCII)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)  # a node's VIPs and the endpoints of what changes, not all
 def parse_address(text: str) -> bytes:
     """Return the 16 bytes of an IPv4 or IPv6 address; raise ValueError otherwise.
 

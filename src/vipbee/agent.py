@@ -24,6 +24,7 @@ import structlog
 
 from vipbee import __version__
 from vipbee.abi import MapName, ReportSeverity
+from vipbee.collection import settle
 from vipbee.config import AgentConfig
 from vipbee.core.plan import Op
 from vipbee.datapath import netns, pins
@@ -103,6 +104,7 @@ class Agent:
                 case Synced():
                     self._step("first programming", self._reconciler.begin)
                     self._step("audit", self._reconciler.audit)
+                    settle()
                     log.info("ready", services=self._reconciler.counts()[0])
                     continue
             self._step("programmed", self._reconciler.program)

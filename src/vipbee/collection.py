@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pause Python's cyclic garbage collector while something big is built.
+"""Memory around something big: do not collect while it is built, give back what is left.
 
-It would walk the growing result again and again: decoding 10,000 Services takes three
-times as long with it, programming them half as long again. Reference counting goes on.
+Python's cyclic collector would walk the growing result again and again: decoding 10,000
+Services takes three times as long with it, programming them half as long again.
+Reference counting goes on meanwhile.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -25,6 +27,12 @@ def collection_paused(*, if_needed: bool = True) -> Iterator[None]:
         gc.enable()
 
 
-def keep_for_good() -> None:
-    """Take everything alive out of the collector's sight: it is here to stay."""
+def settle() -> None:
+    """What is alive is here to stay: hide it from the collector, return free memory.
+
+    glibc keeps what was freed in the arena of the thread that used it: after decoding
+    and programming 10,000 Services that is a quarter of the process.
+    """
     gc.freeze()
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vipbee.abi import BackendFlag, Layouts, MapName
-from vipbee.collection import collection_paused, keep_for_good
+from vipbee.collection import collection_paused
 from vipbee.core.desired import Desired
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
 from vipbee.core.plan import Op
@@ -118,9 +118,7 @@ class Reconciler:
         plan = self._desired.full if self._is_complete else self._desired.update
         with collection_paused():
             ports = self._select_all()
-            applied = self._apply(plan(ports, address_flags(self._node)), len(ports))
-        keep_for_good()
-        return applied
+            return self._apply(plan(ports, address_flags(self._node)), len(ports))
 
     def program(self) -> Applied:
         """Apply what came in since the last call; cheap if nothing did."""

@@ -49,8 +49,12 @@ class Adopted:
         """Make this the state of a ledger and a table."""
         records = self.programmed.values()
         ledger.programmed = dict(self.programmed)
-        ledger.slots[:] = self.snapshot.slots
-        ledger.backends[:] = self.snapshot.backends
+        # used rows only: writing zeros over untouched zeros would make them take memory
+        in_use = np.flatnonzero(self.snapshot.slots)
+        ledger.slots[in_use] = self.snapshot.slots[in_use]
+        backends = self.snapshot.backends
+        in_use = np.flatnonzero(backends["flags"] | (backends["generation"] != 0))
+        ledger.backends[in_use] = backends[in_use]
         generations = ledger.backends["generation"][self.strays] + 1
         ledger.backends[self.strays] = np.zeros((), ledger.backends.dtype)
         ledger.backends["generation"][self.strays] = generations
