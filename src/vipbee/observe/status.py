@@ -114,7 +114,7 @@ def fill(
             name=usage.name,
             entries=usage.entries,
             capacity=usage.capacity,
-            pressure=round(usage.pressure, 4),
+            pressure=usage.pressure,
         )
         for usage in map_usage(reader, snapshot)
     ]

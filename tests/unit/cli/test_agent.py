@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `vipbee agent` as interface.md §2 fixes them, and its logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+import vipbee.agent
+from vipbee.cli.logs import configure_logs
+from vipbee.cli.main import run
+from vipbee.config import AgentConfig
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Logging is the process's: leave it as it was for other tests."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentConfig]:
+    """Configurations the agent was started with, instead of starting it."""
+    configurations: list[AgentConfig] = []
+
+    async def note(config: AgentConfig) -> None:
+        configurations.append(config)
+
+    monkeypatch.setattr(vipbee.agent, "run", note)
+    return configurations
+
+
+def test_every_option_reaches_the_configuration(started: list[AgentConfig]) -> None:
+    code = run(
+        [
+            "agent",
+            "--state-file=/etc/services.yaml",
+            "--hostname-override=node-a",
+            "--cgroup-root=/cg",
+            "--bpf-root=/bpf",
+            "--devices=eth+",
+            "--pod-devices=veth+,cali+",
+            "--cluster-cidr=10.244.0.0/16,fd00::/48",
+            "--nodeport-addresses=172.30.0.0/16",
+            "--healthz-bind-address=127.0.0.1:1",
+            "--metrics-bind-address=",
+            "--no-socket-lb",
+            "--log-format=json",
+            "--log-level=error",
+        ]
+    )
+
+    assert code == 0
+    (config,) = started
+    assert config.state_file == Path("/etc/services.yaml")
+    assert config.node_name == "node-a"
+    assert (config.cgroup_root, config.bpf_root) == (Path("/cg"), Path("/bpf"))
+    assert (config.devices, config.pod_devices) == (("eth+",), ("veth+", "cali+"))
+    assert len(config.cluster_cidrs) == 2
+    assert str(config.healthz_bind) == "127.0.0.1:1"
+    assert config.metrics_bind is None
+    assert not config.socket_lb
+    assert (config.log_format, config.log_level) == ("json", "error")
+
+
+def test_node_name_is_an_alias(started: list[AgentConfig]) -> None:
+    assert run(["agent", "--state-file=/x", "--node-name=node-b"]) == 0
+    assert started[0].node_name == "node-b"
+
+
+def test_options_that_are_not_given_do_not_override_the_file(
+    started: list[AgentConfig], tmp_path: Path
+) -> None:
+    file = tmp_path / "vipbee.yaml"
+    file.write_text("state-file: /from/file\nsocket-lb: false\nlog-level: warning\n")
+
+    assert run(["agent", f"--config={file}"]) == 0
+    assert started[0].state_file == Path("/from/file")
+    assert not started[0].socket_lb
+
+
+def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("json", "info")
+
+    structlog.get_logger().info("programmed", entries=3)
+    structlog.get_logger().debug("not shown")
+    logging.getLogger("aiohttp.server").error("from %s", "elsewhere")
+
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["message"], first["level"], first["entries"]) == ("programmed", "info", 3)
+    assert first["timestamp"].endswith("Z")
+    assert (second["message"], second["level"]) == ("from elsewhere", "error")
+
+
+def test_text_logs_have_key_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("text", "warning")
+
+    structlog.get_logger().info("not shown")
+    structlog.get_logger().warning("problem", object="Service a/b")
+
+    printed = capsys.readouterr().err
+    assert "[warning  ] problem object='Service a/b'" in printed
+    assert "not shown" not in printed
