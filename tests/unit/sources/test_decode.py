@@ -428,7 +428,7 @@ def test_single_endpoint_slice_keeps_its_own_endpoints(stream: bytes) -> None:
 
     (found,) = decoded.objects
     assert isinstance(found, EndpointSlice)
-    assert [["10.244.1.2"]] == [endpoint.addresses for endpoint in found.endpoints or ()]
+    assert [endpoint.addresses for endpoint in found.endpoints or ()] == [["10.244.1.2"]]
 
 
 def test_single_endpoint_slice_in_json_keeps_its_own_endpoints() -> None:
