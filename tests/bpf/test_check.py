@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.hooked import Hooked
 from vipbee.cli.main import run
-from vipbee.datapath import leftovers, probe, probe_hooks
+from vipbee.datapath import capabilities, leftovers, probe, probe_hooks
 from vipbee.datapath.features import SOCKET_PROGRAMS, probe_features
 from vipbee.datapath.finding import Finding, Result
 from vipbee.datapath.mounts import find_cgroup_root
@@ -132,7 +132,7 @@ def test_older_layout_blocks(tmp_path: Path) -> None:
 
 
 def test_without_capabilities_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_effective_capabilities", lambda: 0)
+    monkeypatch.setattr(capabilities, "_effective", lambda: 0)
 
     findings = by_name(probe.probe(cgroup_root=None, bpf_root=BPF_ROOT, map_bytes=0))
 

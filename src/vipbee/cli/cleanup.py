@@ -10,6 +10,8 @@ from vipbee.cli.output import Format, FormatOption, count, print_document, say
 from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
 from vipbee.errors import EnvironmentUnusable
 
+_LOCK_WAIT_S = 0.5
+
 
 def cleanup(
     output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAULT_BPF_ROOT
@@ -52,7 +54,8 @@ def remove_pins(bpf_root: Path) -> list[str]:
                 f"{bpf_root} is a link or a mount point, not a directory of pins",
                 remedy="name the directory the agent was given",
             )
-        with pins.exclusive(bpf_root):
+        # `vipbee status` holds the lock for an instant to see whether it is free
+        with pins.exclusive(bpf_root, wait_s=_LOCK_WAIT_S):
             return pins.remove_everything(bpf_root)
     except PermissionError:
         raise EnvironmentUnusable(f"{bpf_root} cannot be changed", remedy="run as root") from None

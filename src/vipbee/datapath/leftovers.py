@@ -7,6 +7,7 @@ But rules of a kube-proxy that is gone serve Services as they were then.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,13 @@ _REMEDY = "stop kube-proxy, then remove its rules with `kube-proxy --cleanup`"
 _CHAIN = re.compile(
     rb"^:(KUBE-(?:SERVICES|SVC-|NODEPORTS|EXTERNAL-SERVICES|PROXY)\S*)", re.MULTILINE
 )
+_NAMES4, _NAMES6 = Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names")
+_IPTABLES = (
+    ("iptables-save", _NAMES4),
+    ("ip6tables-save", _NAMES6),
+    ("iptables-legacy-save", _NAMES4),
+    ("ip6tables-legacy-save", _NAMES6),
+)
 _TIMEOUT_S = 10
 
 
@@ -30,13 +38,21 @@ def find_leftovers(bpf_root: Path) -> list[Finding]:
 
 def _iptables() -> list[Finding]:
     found = []
-    for tool in ("iptables-save", "ip6tables-save"):
+    for tool, names in _IPTABLES:
+        # Asking the legacy tool loads its kernel module; without the module it has no rules.
+        if _is_legacy(tool) and not names.exists():
+            continue
         output = _output(tool)
         if output is None:
             continue
         chains = len(set(_CHAIN.findall(output)))
-        found.append(_finding(f"kube-proxy in {tool.removesuffix('-save')}", chains, "chains"))
+        found.append(_finding(f"kube-proxy in {tool.replace('-save', '')}", chains, "chains"))
     return found
+
+
+def _is_legacy(tool: str) -> bool:
+    path = shutil.which(tool)
+    return path is not None and "legacy" in os.path.realpath(path)
 
 
 def _nftables() -> list[Finding]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vipbee.abi import LAYOUT_VERSION, MapName
-from vipbee.datapath import syscall
+from vipbee.datapath import capabilities, syscall
 from vipbee.datapath.features import SIZED_MAPS, probe_features, try_load
 from vipbee.datapath.finding import Finding, Result, missing, reason_of, remedy_of
 from vipbee.datapath.libbpf import libbpf
@@ -27,9 +27,6 @@ from vipbee.datapath.objectfile import ObjectFile
 from vipbee.datapath.pins import other_layouts
 from vipbee.datapath.probe_hooks import probe_cgroup, probe_helpers, probe_hooks
 from vipbee.errors import VipbeeError
-
-# bits of linux/capability.h
-_NET_ADMIN, _SYS_ADMIN, _PERFMON, _BPF = 12, 21, 38, 39
 
 _MAP_TYPES = (
     ("map: hash", MapName.FRONTENDS, "frontends, addresses, names"),
@@ -71,17 +68,12 @@ def probe_libbpf() -> Finding:
 
 
 def probe_capabilities() -> list[Finding]:
-    """The rights of this very process, as the kernel will check them."""
-    held = _effective_capabilities()
-    admin = bool(held >> _SYS_ADMIN & 1)
-    needed = (("CAP_BPF", _BPF), ("CAP_PERFMON", _PERFMON), ("CAP_NET_ADMIN", _NET_ADMIN))
-    # before 5.8 CAP_SYS_ADMIN was the two, and still implies them
-    lacking = [n for n, bit in needed if not held >> bit & 1 and not (admin and bit != _NET_ADMIN)]
-    if lacking:
-        problem = f"{', '.join(lacking)} not effective"
-        return [missing("capabilities", problem, "run as root, or grant these capabilities")]
+    """Those that are needed, and the one that some features want."""
+    if names := capabilities.lacking():
+        problem = f"{', '.join(names)} not effective"
+        return [missing("capabilities", problem, capabilities.REMEDY)]
     found = [Finding("capabilities", Result.OK, "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN")]
-    if not admin:
+    if not capabilities.may_administer():
         without = "no CAP_SYS_ADMIN: UDP sockets of pods are not released, bpffs not mounted"
         found.append(Finding("entering pods' namespaces", Result.FALLS_BACK, without))
     return found
@@ -176,13 +168,6 @@ def _tiny_maps(*names: MapName) -> Iterator[ObjectFile]:
         trial.keep_programs(())
         trial.load()
         yield trial
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
 
 
 def _available_bytes() -> int:
