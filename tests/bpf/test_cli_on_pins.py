@@ -175,6 +175,28 @@ def test_cleanup_removes_everything_and_nothing_else(
         beside.rmdir()
 
 
+def test_cleanup_refuses_a_directory_with_pins_of_others(
+    pinned: Hooked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody names the wrong directory, say another program's: nothing of it may go."""
+    foreign = pinned.bpf_root / "globals"
+    foreign.mkdir()
+
+    assert run(["cleanup", f"--bpf-root={pinned.bpf_root}"]) == 3
+
+    assert "holds globals, which vipbee did not make" in capsys.readouterr().err
+    assert foreign.is_dir()
+    assert pinned.directory.names("links")
+
+
+def test_cleanup_removes_what_a_killed_start_left(pinned: Hooked) -> None:
+    (pinned.bpf_root / "new-v1" / "maps").mkdir(parents=True)
+
+    assert run(["cleanup", f"--bpf-root={pinned.bpf_root}"]) == 0
+
+    assert not pinned.bpf_root.exists()
+
+
 def test_cleanup_is_refused_while_an_agent_runs(
     pinned: Hooked, capsys: pytest.CaptureFixture[str]
 ) -> None:
