@@ -18,6 +18,7 @@
 #include "addr.h"
 #include "maps.h"
 
+#define CONNECTED 1 /* TCP_ESTABLISHED, which connected UDP sockets have as well */
 #define AF_INET 2
 #define AF_INET6 10
 
@@ -44,6 +45,7 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 	int skc_bound_dev_if;
 	possible_net_t skc_net;
 	struct in6_addr___vipbee skc_v6_daddr;
@@ -96,7 +98,8 @@ int vipbee_stale(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 	struct net *net;
 
-	if (!flow || !sk || !is_stale(flow))
+	/* disconnected by the application, or by an earlier release */
+	if (!flow || !sk || sk->__sk_common.skc_state != CONNECTED || !is_stale(flow))
 		return 0;
 	net = sk->__sk_common.skc_net.net;
 	found.netns_inode = net->ns.inum;
@@ -125,7 +128,7 @@ int vipbee_release(struct bpf_iter__udp *ctx)
 	struct socket_flow *flow;
 	__u32 one = 1;
 
-	if (!udp || !bpf_sock_destroy)
+	if (!udp || !bpf_sock_destroy || ((struct sock *)udp)->__sk_common.skc_state != CONNECTED)
 		return 0;
 	flow = bpf_sk_storage_get(&socket_flows, (void *)udp, NULL, 0);
 	if (!flow || !is_stale(flow))

@@ -252,6 +252,14 @@ static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family
 	return ALLOW;
 }
 
+/* connect(AF_UNSPEC) calls no hook, so a flow may outlive the connection it was made for. */
+static __always_inline int is_connected(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->state == BPF_TCP_ESTABLISHED; /* UDP has this state as well */
+}
+
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,
 				   const struct frontend_key *dialled)
 {
@@ -260,6 +268,8 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,
 	enum outcome outcome;
 	__u32 service_id = 0;
 
+	if (flow && flow->flags & FLOW_CONNECTED && !is_connected(ctx))
+		flow->flags &= ~FLOW_CONNECTED;
 	if (flow && flow->service_id && !flow_is_for(flow, dialled)) {
 		if (flow_comes_from(flow, &dialled->address, dialled->port) &&
 		    !(flow->flags & FLOW_CONNECTED))

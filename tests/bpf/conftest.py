@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.hooked import Hooked
 from tests.support.stacks import IPV4, IPV6, MAPPED, NODE_ADDRESSES, Stack
+from vipbee.datapath.features import probe_features
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,20 @@ def as_root() -> None:
 @pytest.fixture(scope="module")
 def namespace(as_root: None) -> Iterator[Hooked]:
     with Hooked.up() as up:
+        up.serve()
+        up.program([], node_addresses=NODE_ADDRESSES)
+        yield up
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["storage", "lru"])
+def namespace_by_storage(request: pytest.FixtureRequest, as_root: None) -> Iterator[Hooked]:
+    """With socket storage, and as on a kernel without it."""
+    features = probe_features()
+    if not request.param:
+        features = dataclasses.replace(
+            features, socket_storage=False, stale_iterator=False, release_iterator=False
+        )
+    with Hooked.up(features=features) as up:
         up.serve()
         up.program([], node_addresses=NODE_ADDRESSES)
         yield up

@@ -6,12 +6,10 @@ R33, R59, R121, R122, R124, D162, D165, D169, D170.
 
 from __future__ import annotations
 
-import ctypes as c
 import errno
 import os
 import select
 import socket
-import struct
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -19,11 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.hooked import Hooked
-from tests.support.servers import TCP, TCP_PORT, UDP, UDP_PORT, asked, backend_in
+from tests.support.servers import TCP, TCP_PORT, UDP, UDP_PORT, asked, backend_in, disconnect
 from tests.support.stacks import IPV4, IPV6, MAPPED, Stack, cluster_ip, peer, service_port
-
-_LIBC = c.CDLL(None, use_errno=True)
-_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
 
 
 def program(hooked: Hooked, stack: Stack, count: int = 3) -> None:
@@ -38,10 +33,9 @@ def program(hooked: Hooked, stack: Stack, count: int = 3) -> None:
     )
 
 
-def disconnect(sock: socket.socket) -> None:
-    """connect(AF_UNSPEC), which Python's own connect() cannot say."""
-    if _LIBC.connect(sock.fileno(), _UNSPEC, len(_UNSPEC)):
-        raise OSError(c.get_errno(), "connect(AF_UNSPEC)")
+@pytest.fixture(scope="module")
+def namespace(namespace_by_storage: Hooked) -> Hooked:
+    return namespace_by_storage
 
 
 def test_tcp_reaches_a_backend_and_sees_the_vip(hooked: Hooked, spelling: Stack) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.dialogue import Answerer, dialogue
 from tests.support.hooked import Hooked
-from tests.support.servers import TCP, UDP, UDP_PORT, asked, backend_in
+from tests.support.servers import TCP, UDP, UDP_PORT, asked, backend_in, disconnect
 from tests.support.stacks import (
     DRAINING,
     NODE_ADDRESSES,
@@ -217,6 +217,45 @@ def test_several_sockets_of_one_backend_are_all_released(hooked: Hooked, stack: 
 
     assert released == 5
     assert after == {stack.backends[1]}
+
+
+def test_socket_that_disconnected_is_left_alone(hooked: Hooked, stack: Stack) -> None:
+    """R114: it is not connected to the VIP any more, so it has nothing to be released from."""
+    hooked.program_only(dns(stack, stack.backends[:1]))
+
+    def client() -> Answerer:
+        sock = stack.udp()
+        sock.connect(stack.at(stack.vip(53), 53))
+        disconnect(sock)
+
+        def act() -> tuple[int, str]:
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # the same peer: the kernel lets a disconnected IPv6 socket hear no other
+            sock.sendto(b"?", stack.at(stack.backends[0], UDP_PORT))
+            return error, backend_in(sock.recv(64))
+
+        return act
+
+    with dialogue(hooked, client) as act:
+        hooked.program([dns(stack, stack.backends[1:2])])
+        released = release(hooked)
+        after = act()
+
+    assert released == 0
+    assert after == (0, stack.backends[0])
+
+
+def test_released_socket_is_not_found_again(hooked: Hooked, stack: Stack) -> None:
+    """Though its owner has neither closed nor connected it yet."""
+    hooked.program_only(dns(stack, stack.backends[:1]))
+
+    with connected(hooked, stack):
+        hooked.program([dns(stack, stack.backends[1:2])])
+        before = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        release(hooked)
+        after = len(find_stale_sockets(hooked.directory, hooked.layouts))
+
+    assert (before, after) == (1, 0)
 
 
 def test_nothing_to_do(hooked: Hooked, stack: Stack) -> None:

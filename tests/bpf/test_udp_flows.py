@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as c
-import dataclasses
 import errno
 import socket
 import struct
@@ -19,13 +18,12 @@ import pytest
 
 from tests.support.dialogue import dialogue
 from tests.support.hooked import Hooked
-from tests.support.servers import UDP, UDP_PORT, backend_in
+from tests.support.servers import UDP, UDP_PORT, backend_in, disconnect
 from tests.support.stacks import (
     CLUSTER,
     DRAINING,
     IPV4,
     IPV6,
-    NODE_ADDRESSES,
     Stack,
     backend,
     cluster_ip,
@@ -33,24 +31,14 @@ from tests.support.stacks import (
     service_port,
 )
 from vipbee.abi import BackendFlag
-from vipbee.datapath.features import probe_features
 from vipbee.model import ServiceName, ServicePort
 
 Exchange = Callable[[str, int], tuple[object, str]]
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["storage", "lru"])
-def namespace(request: pytest.FixtureRequest, as_root: None) -> Iterator[Hooked]:
-    """With socket storage, and as on a kernel without it."""
-    features = probe_features()
-    if not request.param:
-        features = dataclasses.replace(
-            features, socket_storage=False, stale_iterator=False, release_iterator=False
-        )
-    with Hooked.up(features=features) as up:
-        up.serve()
-        up.program([], node_addresses=NODE_ADDRESSES)
-        yield up
+@pytest.fixture(scope="module")
+def namespace(namespace_by_storage: Hooked) -> Hooked:
+    return namespace_by_storage
 
 
 def dns(stack: Stack, backends: object, *, number: int = 53) -> ServicePort:
@@ -277,6 +265,48 @@ def test_backend_dialled_directly_shows_its_own_address(hooked: Hooked, stack: S
 
     assert through_vip == again == (stack.at(stack.vip(53), 53), stack.backends[0])
     assert direct == (stack.at(stack.backends[0], UDP_PORT), stack.backends[0])
+
+
+def test_disconnected_socket_is_like_one_that_never_was_connected(
+    hooked: Hooked, stack: Stack
+) -> None:
+    """D165: connect to the VIP, AF_UNSPEC; the backend then dialled directly shows itself."""
+    hooked.program_only(dns(stack, stack.backends[:1]))
+
+    def client() -> list[object]:
+        with stack.udp() as sock:
+            seen: list[object] = []
+            sock.connect(stack.at(stack.vip(53), 53))
+            disconnect(sock)
+            for destination in (
+                (stack.backends[0], UDP_PORT),
+                (stack.vip(53), 53),
+                (stack.backends[0], UDP_PORT),
+            ):
+                sock.sendto(b"?", stack.at(*destination))
+                seen.append(peer(sock.recvfrom(64)[1]))
+            return seen
+
+    direct, vip = stack.at(stack.backends[0], UDP_PORT), stack.at(stack.vip(53), 53)
+    assert hooked.run(client) == [direct, vip, direct]
+
+
+def test_connected_socket_sends_elsewhere_and_stays_connected(hooked: Hooked, stack: Stack) -> None:
+    """D165: sendto(2) its own backend's address; send(2) still goes to the VIP's backend."""
+    hooked.program_only(dns(stack, stack.backends[:1]), dns(stack, stack.backends[1:2], number=54))
+
+    def client() -> list[object]:
+        with stack.udp() as sock:
+            sock.connect(stack.at(stack.vip(53), 53))
+            sock.sendto(b"?", stack.at(stack.backends[0], UDP_PORT))
+            sock.recv(64)
+            sock.sendto(b"?", stack.at(stack.vip(54), 53))  # its answer cannot come here
+            sock.send(b"?")
+            answer, source = sock.recvfrom(64)
+            return [peer(sock.getpeername()), peer(source), backend_in(answer)]
+
+    vip = stack.at(stack.vip(53), 53)
+    assert hooked.run(client) == [vip, vip, stack.backends[0]]
 
 
 def test_further_backend_dialled_directly_shows_its_own_address(

@@ -8,14 +8,18 @@ TCP port 8080 sends "<address>\\n" when it accepts and then echoes; UDP port 535
 from __future__ import annotations
 
 import contextlib
+import ctypes as c
 import selectors
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable
 
 TCP_PORT = 8080
 UDP_PORT = 5353
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+
+_LIBC = c.CDLL(None, use_errno=True)
 
 
 def port_of(protocol: int) -> int:
@@ -113,8 +117,8 @@ def backend_in(answer: bytes) -> str:
     return answer.split(b" ", 1)[0].decode()
 
 
-def datagrams(sock: socket.socket, destination: tuple[str, int], count: int) -> Iterator[str]:
-    """Ask `count` times from one socket; the backends that answered."""
-    for number in range(count):
-        sock.sendto(b"%d" % number, destination)
-        yield backend_in(sock.recv(65536))
+def disconnect(sock: socket.socket) -> None:
+    """connect(AF_UNSPEC), which Python's own connect() cannot say."""
+    unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+    if _LIBC.connect(sock.fileno(), unspecified, len(unspecified)):
+        raise OSError(c.get_errno(), "connect(AF_UNSPEC)")
