@@ -27,14 +27,14 @@ from vipbee.abi import MapName, ReportSeverity
 from vipbee.collection import settle
 from vipbee.config import AgentConfig
 from vipbee.core.plan import Op
-from vipbee.datapath import netns, pins
+from vipbee.datapath import capabilities, hooks, netns, pins
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.features import SIZED_MAPS, probe_features
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.release import release_stale_sockets
-from vipbee.errors import CapacityError, KernelError, UsageError
+from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError, UsageError
 from vipbee.model import Problem
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
@@ -54,8 +54,16 @@ LOCK_WAIT_S = 5.0  # a rolling restart overlaps for a moment
 class Agent:
     """A loaded datapath and what keeps it up to date. Built by `run`."""
 
-    def __init__(self, config: AgentConfig, loaded: Loaded, tables: KernelTables) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        request: LoadRequest,
+        loaded: Loaded,
+        tables: KernelTables,
+        health: Health,
+    ) -> None:
         self._config = config
+        self._request = request
         self._directory = loaded.directory
         self._adopted = loaded.adopted
         self._layouts = load_layouts()
@@ -73,7 +81,7 @@ class Agent:
         self._card["source"] = config.source.encode()
         self._card["started_unix_ns"] = time.time_ns()
         self._card["pid"] = os.getpid()
-        self.health = Health()
+        self.health = health
         self.metrics = AgentMetrics(tables, self.health)
 
     # ---- life --------------------------------------------------------------------------
@@ -115,7 +123,7 @@ class Agent:
             started = time.monotonic()
             while time.monotonic() - started < self._config.audit_interval_s:
                 await asyncio.sleep(min(RETRY_INTERVAL_S, self._config.audit_interval_s))
-                if self._reconciler.out_of_step:
+                if self._restored_datapath() or self._reconciler.out_of_step:
                     break
             self._step("audit", self._reconciler.audit)
 
@@ -129,6 +137,20 @@ class Agent:
         async for _ in netns.address_changes():
             self._reconciler.set_local_addresses(await netns.local_addresses())
             self._step("addresses changed", self._reconciler.program)
+
+    def _restored_datapath(self) -> bool:
+        """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
+        map_ids = self._tables.map_ids()
+        if hooks.is_intact(self._directory, map_ids, socket_lb=self._request.socket_lb):
+            return False
+        try:
+            replaced = load(self._request).replaced
+            self._tables.open()
+        except (KernelError, EnvironmentUnusable) as error:
+            log.error("hooks or pins were removed and cannot be restored", reason=str(error))
+            return False
+        log.warning("restored hooks or pins that somebody removed", programs=len(replaced))
+        return True
 
     # ---- one step ----------------------------------------------------------------------
 
@@ -200,42 +222,53 @@ async def run(config: AgentConfig) -> None:
         raise UsageError(
             "a Kubernetes API server as a source is not implemented yet: use --state-file"
         )
+    capabilities.require()
     pins.prepare_root(config.bpf_root)
+    health = Health()
     with contextlib.ExitStack() as stack:
         stack.enter_context(pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S))
-        loaded = _load(config)
-        tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
-        agent = Agent(config, loaded, tables)
-        await agent.start()
-        source = StateFileSource(config.state_file)
-        async with _stopped_by_signal(), _servers(config, agent), asyncio.TaskGroup() as tasks:
-            tasks.create_task(agent.follow_source(source), name="source")
-            tasks.create_task(agent.audit_regularly(), name="audit")
-            tasks.create_task(agent.reclaim_regularly(), name="reclaim")
-            tasks.create_task(agent.follow_addresses(), name="addresses")
+        # before anything is attached: a port that is taken often means kube-proxy runs
+        async with serve_health(config.healthz_bind, health):
+            request = _request(config)
+            loaded = _load(request)
+            tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
+            agent = Agent(config, request, loaded, tables, health)
+            await agent.start()
+            await _work(config, agent)
     log.info("stopped; forwarding goes on until `vipbee cleanup`")
 
 
-def _load(config: AgentConfig) -> Loaded:
-    started = time.perf_counter()
-    cgroup_root = config.cgroup_root or find_cgroup_root()
-    features = probe_features()
-    loaded = load(
-        LoadRequest(
-            bpf_root=config.bpf_root,
-            cgroup_root=cgroup_root,
-            sizes=_sizes(config),
-            features=features,
-            node_netns_cookie=netns.netns_cookie(),
-            bind_protection=config.bind_protection,
-            socket_lb=config.socket_lb,
-        )
+async def _work(config: AgentConfig, agent: Agent) -> None:
+    assert config.state_file is not None
+    source = StateFileSource(config.state_file)
+    metrics = serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health)
+    async with _stopped_by_signal(), metrics, asyncio.TaskGroup() as tasks:
+        tasks.create_task(agent.follow_source(source), name="source")
+        tasks.create_task(agent.audit_regularly(), name="audit")
+        tasks.create_task(agent.reclaim_regularly(), name="reclaim")
+        tasks.create_task(agent.follow_addresses(), name="addresses")
+
+
+def _request(config: AgentConfig) -> LoadRequest:
+    return LoadRequest(
+        bpf_root=config.bpf_root,
+        cgroup_root=config.cgroup_root or find_cgroup_root(),
+        sizes=_sizes(config),
+        features=probe_features(),
+        node_netns_cookie=netns.netns_cookie(),
+        bind_protection=config.bind_protection,
+        socket_lb=config.socket_lb,
     )
+
+
+def _load(request: LoadRequest) -> Loaded:
+    started = time.perf_counter()
+    loaded = load(request)
     log.info(
         "datapath loaded",
         adopted=loaded.adopted,
         replaced=len(loaded.replaced),
-        cgroup=str(cgroup_root),
+        cgroup=str(request.cgroup_root),
         took_ms=round((time.perf_counter() - started) * 1e3, 1),
     )
     for name, (pinned, configured) in loaded.kept_sizes.items():
@@ -288,12 +321,3 @@ async def _stopped_by_signal() -> AsyncIterator[None]:
         if not stopping:
             raise
         task.uncancel()
-
-
-@contextlib.asynccontextmanager
-async def _servers(config: AgentConfig, agent: Agent) -> AsyncIterator[None]:
-    async with (
-        serve_health(config.healthz_bind, agent.health),
-        serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health),
-    ):
-        yield

@@ -18,6 +18,7 @@ from vipbee.abi import Layouts, MapName
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Capacity, Records, Snapshot
 from vipbee.datapath import syscall
+from vipbee.datapath.address_filter import AddressFilter
 from vipbee.datapath.pins import PinDirectory
 from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
 
@@ -52,15 +53,25 @@ class KernelTables:
         self._layouts = layouts
         self._fds: dict[MapName, int] = {}
         self._infos: dict[MapName, syscall.MapInfo] = {}
+        self._filter: AddressFilter | None = None
         for name in _TABLES:
             fd = directory.get("maps", name, read_only=read_only)
             if fd is None:
                 self.close()
-                raise EnvironmentUnusable(
-                    f"the pinned map {name} is missing", remedy="restart the agent to repair it"
-                )
+                raise _missing(name)
             self._fds[name] = fd
             self._infos[name] = syscall.map_info(fd)
+        self._filter = None if read_only else self._open_filter(directory)
+
+    def _open_filter(self, directory: PinDirectory) -> AddressFilter:
+        fd = directory.get("maps", MapName.ADDRESS_FILTER)
+        if fd is None:
+            self.close()
+            raise _missing(MapName.ADDRESS_FILTER)
+        try:
+            return AddressFilter(fd)
+        finally:
+            os.close(fd)
 
     def __enter__(self) -> KernelTables:
         return self
@@ -77,6 +88,9 @@ class KernelTables:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+        if self._filter is not None:
+            self._filter.close()
+            self._filter = None
 
     @property
     def capacity(self) -> Capacity:
@@ -104,6 +118,8 @@ class KernelTables:
         if op.values is None:
             self._delete(op.map, op.keys)
         else:
+            if op.map == MapName.ADDRESSES and self._filter is not None:
+                self._filter.add(op.keys)  # first, or the hooks would not look for them
             self._put(op.map, op.keys, op.values)
 
     def _put(self, name: MapName, keys: Records, values: Records) -> None:
@@ -160,6 +176,8 @@ class KernelTables:
     def snapshot(self) -> Snapshot:
         frontend_keys, frontends = self.read_hash(MapName.FRONTENDS)
         address_keys, addresses = self.read_hash(MapName.ADDRESSES)
+        if self._filter is not None:
+            self._filter.replace(address_keys)  # bits of addresses that went away since
         service_ids, services = self.read_hash(MapName.SERVICES)
         return Snapshot(
             frontend_keys=frontend_keys,
@@ -257,3 +275,9 @@ class KernelTables:
             for part in _TABLES[name]
         )
         return key, value
+
+
+def _missing(name: MapName) -> EnvironmentUnusable:
+    return EnvironmentUnusable(
+        f"the pinned map {name} is missing", remedy="restart the agent to repair it"
+    )

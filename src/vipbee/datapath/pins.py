@@ -5,7 +5,8 @@
     └── v1/                   abi.LAYOUT_VERSION; appears complete, by rename
         ├── maps/<name>       + maps/.rodata: the configuration in force
         ├── programs/<name>
-        └── links/<program name>
+        ├── links/<program name>, links/tc-<ifindex>-<direction>
+        └── qdiscs/<note>             directories, no pins: clsact qdiscs that we made
 
 Must not interpret what is pinned. bpffs knows neither regular files nor exchange
 renames, so replacing a pin is: pin beside it, rename over it.
@@ -37,10 +38,10 @@ class PinDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, kind: str, name: str, *, read_only: bool = False) -> int | None:
+    def get(self, kind: str, name: str) -> int | None:
         """A new fd for the pinned object, or None."""
         try:
-            return syscall.obj_get(str(self._pin(kind, name)), read_only=read_only)
+            return syscall.obj_get(str(self._pin(kind, name)))
         except FileNotFoundError:
             return None
 
@@ -60,6 +61,18 @@ class PinDirectory:
     def remove(self, kind: str, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._pin(kind, name).unlink()
+
+    def note(self, kind: str, name: str) -> None:
+        """Remember a name: an empty directory, since bpffs has no files."""
+        (self.path / kind / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def notes(self, kind: str) -> list[str]:
+        place = self.path / kind
+        return sorted(p.name for p in place.iterdir()) if place.is_dir() else []
+
+    def forget(self, kind: str, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / kind / name).rmdir()
 
     def _pin(self, kind: str, name: str) -> Path:
         return self.path / kind / name.lstrip(".")

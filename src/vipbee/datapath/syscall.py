@@ -23,7 +23,7 @@ _LIBC.syscall.restype = c.c_long
 
 # enum bpf_cmd
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _INFO = 6, 7, 15
+_OBJ_PIN, _OBJ_GET, _INFO, _PROG_QUERY = 6, 7, 15, 16
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _LINK_CREATE, _LINK_UPDATE, _ITER_CREATE, _LINK_DETACH = 28, 29, 33, 34
 
@@ -42,9 +42,13 @@ ATTACH_TYPES: Final = {
     "vipbee_sock_release": 34,
 }
 _ATTACH_ITER: Final = 28
+TCX_INGRESS: Final = 46
+TCX_EGRESS: Final = 47
+LINK_TYPE_TCX: Final = 11
 
 _F_REPLACE: Final = 4
-F_RDONLY: Final = 8
+_F_BEFORE: Final = 8
+_F_AFTER: Final = 16
 NOEXIST: Final = 1
 EXIST: Final = 2
 
@@ -169,10 +173,10 @@ def obj_pin(fd: int, path: str) -> None:
     _bpf(_OBJ_PIN, _block("=QII", _address_of(name), fd, 0))
 
 
-def obj_get(path: str, *, read_only: bool = False) -> int:
+def obj_get(path: str) -> int:
     """Open a pinned map, program or link; returns a new fd."""
     name = bytearray(os.fsencode(path) + b"\0")
-    return _bpf(_OBJ_GET, _block("=QII", _address_of(name), 0, F_RDONLY if read_only else 0))
+    return _bpf(_OBJ_GET, _block("=QII", _address_of(name), 0, 0))
 
 
 # ---- information ------------------------------------------------------------------------
@@ -202,6 +206,7 @@ class LinkInfo:
     id: int
     program_id: int
     cgroup_id: int  # 0 once the cgroup is gone; only meaningful for cgroup links
+    ifindex: int = 0  # 0 once the device is gone; only for tcx links
 
 
 def _info(fd: int, buffer: bytearray) -> None:
@@ -229,6 +234,9 @@ def link_info(fd: int) -> LinkInfo:
     buffer = bytearray(64)
     _info(fd, buffer)
     kind, number, program = struct.unpack_from("=III", buffer)
+    if kind == LINK_TYPE_TCX:
+        (ifindex,) = struct.unpack_from("=I", buffer, 16)
+        return LinkInfo(kind, number, program, 0, ifindex)
     (cgroup,) = struct.unpack_from("=Q", buffer, 16)
     return LinkInfo(kind, number, program, cgroup)
 
@@ -239,6 +247,28 @@ def link_info(fd: int) -> LinkInfo:
 def link_create_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """Attach beside the programs of others; returns the link's fd."""
     return _bpf(_LINK_CREATE, _block("=IIII", program_fd, cgroup_fd, attach_type, 0))
+
+
+def link_create_tcx(program_fd: int, ifindex: int, attach_type: int, *, first: bool) -> int:
+    """Attach to a device, before or after the programs of others; returns the link's fd.
+
+    EINVAL below 6.6.
+    """
+    flags = _F_BEFORE if first else _F_AFTER
+    return _bpf(_LINK_CREATE, _block("=IIII", program_fd, ifindex, attach_type, flags))
+
+
+def tcx_links(ifindex: int, attach_type: int) -> tuple[int, ...]:
+    """Ids of the tcx links of a device of this namespace, in the order they run."""
+    programs, links = np.zeros(128, dtype=np.uint32), np.zeros(128, dtype=np.uint32)
+    block = _block("=IIIIQI", ifindex, attach_type, 0, 0, programs.ctypes.data, len(programs))
+    struct.pack_into("=Q", block, 40, links.ctypes.data)
+    try:
+        _bpf(_PROG_QUERY, block)
+    except FileNotFoundError:  # nothing is attached, or no such device
+        return ()
+    (count,) = struct.unpack_from("=I", block, 24)
+    return tuple(int(number) for number in links[:count])
 
 
 def link_create_iter(program_fd: int, map_fd: int | None = None) -> int:
