@@ -122,10 +122,12 @@ class Reconciler:
 
     def program(self) -> Applied:
         """Apply what came in since the last call; cheap if nothing did."""
-        if not self._begun or not self._pending:
+        if not self._begun:
             return Applied(0, 0, False)
         if not self._is_complete and not self._unknown:
-            return self.begin()
+            return self.begin()  # also if nothing changed: the unreadable file was removed
+        if not self._pending:
+            return Applied(0, 0, False)
         pending, self._pending = self._pending, Changes(set(), False)
         flags = None
         if pending.node and (view := self._node_view()) != self._node:
