@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """connect(2) through a VIP: who is chosen, and what the application sees.
 
-R33, R59, R121, R122, R124, D162, D165, D169, D170.
+R33, R34, R59, R121, R122, R124, D162, D165, D169, D170.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dialogue import Answerer, dialogue
 from tests.support.hooked import Hooked
 from tests.support.servers import TCP, TCP_PORT, UDP, UDP_PORT, asked, backend_in, disconnect
 from tests.support.stacks import IPV4, IPV6, MAPPED, Stack, cluster_ip, peer, service_port
@@ -363,6 +364,69 @@ def test_reuseport_sockets_each_keep_their_own_flow(hooked: Hooked, stack: Stack
             return [peer(sock.getpeername()) for sock in (one, two)]
 
     assert hooked.run(client) == [stack.at(stack.vip(10), 80), stack.at(stack.vip(11), 80)]
+
+
+@pytest.mark.xfail(strict=True, reason="no source port is rewritten: one 4-tuple, one connection")
+def test_one_local_port_reaches_one_backend_through_two_vips(hooked: Hooked, stack: Stack) -> None:
+    """R124: works unless the application itself insists on the source port, as here."""
+    hooked.program_only(
+        *(
+            service_port(
+                f"web{number}",
+                cluster_ip(stack.vip(number), 80, TCP),
+                stack.backends[:1],
+                family=stack.family,
+            )
+            for number in (10, 11)
+        )
+    )
+
+    def client() -> list[int]:
+        with stack.tcp() as one, stack.tcp() as two:
+            for sock in (one, two):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind((stack.backends[8], 0))
+            two.bind((stack.backends[8], one.getsockname()[1]))
+            return [
+                one.connect_ex(stack.at(stack.vip(10), 80)),
+                two.connect_ex(stack.at(stack.vip(11), 80)),
+            ]
+
+    assert hooked.run(client) == [0, 0]
+
+
+@pytest.mark.parametrize("change", ["Service deleted", "backend gone", "restart"])
+def test_established_connection_outlives_every_change(
+    hooked: Hooked, spelling: Stack, change: str
+) -> None:
+    """R34, R128: data flows and the peer is still the VIP."""
+    program(hooked, spelling)
+
+    def client() -> Answerer:
+        sock = spelling.tcp()
+        sock.connect(spelling.at(spelling.vip(10), 80))
+        asked(sock)
+
+        def use() -> tuple[object, bytes]:
+            sock.sendall(b"still here")
+            return peer(sock.getpeername()), sock.recv(64)
+
+        return use
+
+    with dialogue(hooked, client) as use:
+        if change == "Service deleted":
+            hooked.program_only()
+        elif change == "backend gone":
+            web = cluster_ip(spelling.vip(10), 80, TCP)
+            rest = spelling.backends[5:6]
+            hooked.program([service_port("web", web, rest, family=spelling.family)])
+        else:
+            hooked.load(bind_protection=True)
+            hooked.load()
+            hooked.program_only()
+        seen = use()
+
+    assert seen == (spelling.at(spelling.vip(10), 80), b"still here")
 
 
 def test_fast_open_sendto_is_a_connect(hooked: Hooked, stack: Stack) -> None:

@@ -31,7 +31,7 @@ from tests.support.stacks import (
     service_port,
 )
 from vipbee.abi import BackendFlag
-from vipbee.model import ServiceName, ServicePort
+from vipbee.model import Frontend, ServiceName, ServicePort
 
 Exchange = Callable[[str, int], tuple[object, str]]
 
@@ -222,6 +222,51 @@ def test_deleted_service_is_no_longer_intercepted(hooked: Hooked, stack: Stack) 
     assert other == (stack.at(stack.vip(54), 53), stack.backends[3])
 
 
+@pytest.mark.parametrize("further", [False, True], ids=["first flow", "further flow"])
+def test_vip_that_changes_hands_takes_its_flows_along(
+    hooked: Hooked, stack: Stack, further: bool
+) -> None:
+    """R113, R127: the former owner goes on serving, by another VIP; its backend serves too."""
+    vip = cluster_ip(stack.vip(53), 53, UDP)
+    elsewhere = cluster_ip(stack.vip(55), 53, UDP)
+
+    def owned(name: str, frontend: Frontend, backend_: str) -> ServicePort:
+        return service_port(name, frontend, [backend_], family=stack.family)
+
+    hooked.program_only(
+        owned("old", vip, stack.backends[0]), dns(stack, stack.backends[5:6], number=54)
+    )
+
+    with one_socket(hooked, stack) as exchange:
+        if further:
+            exchange(stack.vip(54), 53)
+        before = exchange(stack.vip(53), 53)
+        hooked.program(
+            [owned("old", elsewhere, stack.backends[0]), owned("new", vip, stack.backends[1])]
+        )
+        after = exchange(stack.vip(53), 53)
+        former = exchange(stack.vip(55), 53)
+
+    assert before == (stack.at(stack.vip(53), 53), stack.backends[0])
+    assert after == (stack.at(stack.vip(53), 53), stack.backends[1])
+    assert former == (stack.at(stack.vip(55), 53), stack.backends[0])
+
+
+def test_port_withdrawn_from_a_living_service_is_refused(hooked: Hooked, stack: Stack) -> None:
+    """R15, R37, R113: the flow's backend serves on, but the VIP has no such port any more."""
+    two = cluster_ip(stack.vip(53), 53, UDP), cluster_ip(stack.vip(53), 54, UDP)
+    hooked.program_only(service_port("dns", two, stack.backends[:1], family=stack.family))
+
+    with one_socket(hooked, stack) as exchange:
+        exchange(stack.vip(53), 53)
+        hooked.program([service_port("dns", two[1], stack.backends[:1], family=stack.family)])
+        number = error_of(exchange, stack.vip(53), 53)
+        other = exchange(stack.vip(53), 54)
+
+    assert number == errno.ECONNREFUSED
+    assert other == (stack.at(stack.vip(53), 54), stack.backends[0])
+
+
 def test_unrelated_changes_leave_a_flow_alone(hooked: Hooked, stack: Stack) -> None:
     """R114, R23: backends come, another Service changes, its own backend stays."""
     hooked.program_only(dns(stack, stack.backends[:3]), dns(stack, stack.backends[:3], number=54))
@@ -233,6 +278,21 @@ def test_unrelated_changes_leave_a_flow_alone(hooked: Hooked, stack: Stack) -> N
         after = {exchange(stack.vip(53), 53)[1] for _ in range(10)}
 
     assert after == {first}
+
+
+def test_flows_survive_a_restart(hooked: Hooked, stack: Stack) -> None:
+    """R114, R128: every program replaced by another process, twice; both VIPs of a socket."""
+    ports = dns(stack, stack.backends), dns(stack, stack.backends, number=54)
+    hooked.program_only(*ports)
+
+    with one_socket(hooked, stack) as exchange:
+        before = [exchange(stack.vip(vip), 53) for vip in (53, 54)]
+        for bind_protection in (True, False):
+            hooked.load(bind_protection=bind_protection)
+            hooked.program_only(*ports)
+        after = [exchange(stack.vip(vip), 53) for vip in (53, 54)]
+
+    assert after == before
 
 
 def test_two_questions_at_once_are_both_answered(hooked: Hooked, spelling: Stack) -> None:
