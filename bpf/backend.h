@@ -65,9 +65,10 @@ static __always_inline int pick_random(struct slot_range range, __u32 service_id
 static __always_inline int pick_remembered(struct affinity *entry, const struct frontend *frontend,
 					   __u64 now_ns, __u8 required, struct choice *out)
 {
-	__u64 idle_ns = now_ns - entry->last_used_ns;
+	/* negative if another CPU used it since we read the clock: as fresh as can be */
+	__s64 idle_ns = (__s64)(now_ns - entry->last_used_ns);
 
-	if (idle_ns > (__u64)frontend->affinity_timeout_s * 1000000000ULL)
+	if (idle_ns > (__s64)frontend->affinity_timeout_s * 1000000000LL)
 		return 0;
 	if (!take_known_backend(entry->backend_id, entry->generation, frontend->service_id,
 				required, out))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def age(hooked: Hooked, seconds: float) -> int:
     assert hooked.tables is not None
     keys, values = hooked.tables.read_hash(MapName.AFFINITY)
     values = values.copy()
-    values["last_used_ns"] -= np.uint64(seconds * 1e9)
+    values["last_used_ns"] -= np.int64(seconds * 1e9).astype(np.uint64)
     hooked.tables.apply(Op(MapName.AFFINITY, keys, values))
     return len(keys)
 
@@ -145,6 +147,30 @@ def test_network_namespaces_are_clients_of_their_own(hooked: Hooked, stack: Stac
     assert len({key["client"].tobytes() for key in mine}) == 2
 
 
+def test_first_connections_at_once_agree(hooked: Hooked, stack: Stack) -> None:
+    """R61: four threads race for the first choice of each of 30 Services; one wins."""
+    numbers = range(10, 40)
+    hooked.program_only(*(sticky(stack, stack.backends, name=f"web{n}", number=n) for n in numbers))
+
+    def client() -> list[set[str]]:
+        with ThreadPoolExecutor(4) as pool:
+
+            def race(number: int) -> set[str]:
+                start = Barrier(4)
+
+                def connect() -> str:
+                    with stack.tcp() as sock:
+                        start.wait()
+                        sock.connect(stack.at(stack.vip(number), 80))
+                        return asked(sock)
+
+                return {each.result() for each in [pool.submit(connect) for _ in range(4)]}
+
+            return [race(number) for number in numbers]
+
+    assert [len(names) for names in hooked.run(client)] == [1] * 30
+
+
 def test_timeout_slides_with_each_connection(hooked: Hooked, stack: Stack) -> None:
     """R63: 0.6 of the timeout idle, twice, with a connection between: still there."""
     hooked.program_only(sticky(stack, stack.backends, timeout_s=1000))
@@ -192,6 +218,19 @@ def test_client_fails_over_at_once_and_stays_there(
     assert first not in second
     assert len(second) == 1
     assert third == second
+
+
+def test_entry_used_by_another_cpu_meanwhile_is_not_expired(hooked: Hooked, stack: Stack) -> None:
+    """R61: its time stamp is then later than the clock this CPU has read."""
+    hooked.program_only(sticky(stack, stack.backends))
+
+    names = set()
+    with dialogue(hooked, chooser(stack)) as choose:
+        for _ in range(ENOUGH):
+            names |= set(choose(stack.vip(10)))
+            assert age(hooked, -1) >= 1
+
+    assert len(names) == 1
 
 
 def test_affinity_goes_and_comes_with_the_service(hooked: Hooked, stack: Stack) -> None:
