@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first packet of a connection: backend, path, source port; or the refusal (D75-D115)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.packet_model.answers import PORT_UNREACHABLE, error_about, reset_of
+from tests.support.packet_model.decide import Decision, Kind, decide, is_clean_syn, is_martian
+from tests.support.packet_model.outcome import (
+    Action,
+    Alternative,
+    Chooser,
+    DisagreementError,
+    Outcome,
+)
+from tests.support.packet_model.state import State
+from tests.support.packet_model.tracking import Flow, Zone
+from tests.support.packet_model.translate import At, Translating
+from tests.support.packet_model.wire import RST, TCP, Endpoint, Packet
+from tests.support.packet_model.world import LOCAL, Backend, Frontend
+from vipbee.abi import AddressFlag, Reason
+
+SCARCE = 0.5
+"""Of the port range taken towards one backend: from here on probing may give up (D104)."""
+
+
+class Connecting:
+    def __init__(self, state: State, translating: Translating) -> None:
+        self.state = state
+        self.translating = translating
+
+    def continues(self, flow: Flow, packet: Packet) -> bool:
+        """Does this packet belong to the connection, or begin a new one on its tuple?"""
+        if not flow.is_bound(self.state.world):
+            return False  # D77, R111: choose again
+        return not (packet.protocol == TCP and is_clean_syn(packet) and flow.is_closed)
+
+    def new(self, packet: Packet, at: At, *, replaces: Flow | None) -> tuple[Alternative, ...]:
+        """`replaces`: a connection on the same tuple that is over (D75)."""
+        alternatives: list[Alternative] = []
+        for decision in decide(self.state.world, packet, at.zone):
+            alternatives += self._carried_out(decision, packet, at, replaces)
+        return tuple(alternatives)
+
+    def _carried_out(
+        self, decision: Decision, packet: Packet, at: At, replaces: Flow | None
+    ) -> list[Alternative]:
+        reasons = () if decision.reason is None else (decision.reason,)
+        match decision.kind:
+            case Kind.PASS:
+                outcome = Outcome(Action.PASS, decision.rule, may_count=frozenset(reasons))
+                return [Alternative.of(outcome)]
+            case Kind.DROP:
+                return [Alternative.of(Outcome(Action.DROP, decision.rule, reasons=reasons))]
+            case Kind.REFUSE:
+                return self._refused(packet, at, decision.rule, reasons)
+        assert decision.frontend is not None
+        return self._connected(packet, at, decision.frontend, decision.backends, replaces)
+
+    # ---- refusal -------------------------------------------------------------------------
+
+    def _refused(
+        self, packet: Packet, at: At, rule: str, reasons: tuple[Reason, ...]
+    ) -> list[Alternative]:
+        """RST or port unreachable, rate limited; never in answer to a RST or a martian."""
+        limited = Outcome(
+            Action.DROP, rule, reasons=reasons, may_count=frozenset({Reason.REFUSAL_LIMITED})
+        )
+        if is_martian(self.state.world, packet):
+            martian = Outcome(Action.DROP, "D146", reasons=(Reason.MARTIAN,))
+            return [Alternative.of(martian), Alternative.of(limited)]
+        if packet.protocol == TCP and packet.flags & RST:
+            return [Alternative.of(limited)]
+        if packet.protocol == TCP:
+            check = reset_of(packet, has_ethernet=at.has_ethernet)
+        else:
+            check = error_about(packet, PORT_UNREACHABLE, has_ethernet=at.has_ethernet)
+        answer = Outcome(Action.REDIRECT, rule, reasons=reasons, reply=check, ifindex=at.ifindex)
+        return [Alternative.of(answer), Alternative.of(limited)]
+
+    # ---- connection ----------------------------------------------------------------------
+
+    def _connected(
+        self,
+        packet: Packet,
+        at: At,
+        frontend: Frontend,
+        backends: tuple[Backend, ...],
+        replaces: Flow | None,
+    ) -> list[Alternative]:
+        allowed = self.state.remembered(frontend, backends, packet.source, at.now)
+        if replaces is not None and replaces.is_bound(self.state.world):
+            old = self.state.world.backends[replaces.backend_id]
+            allowed = allowed if old in allowed else (*allowed, old)
+        by_path: dict[tuple[bool, int | None], list[Backend]] = {}
+        for backend in allowed:
+            by_path.setdefault(self._path(backend, packet, at), []).append(backend)
+        alternatives = []
+        for (is_redirected, ifindex), group in by_path.items():
+            alternatives += self._by_path(
+                packet, at, frontend, tuple(group), is_redirected, ifindex, replaces
+            )
+        return alternatives
+
+    def _path(self, backend: Backend, packet: Packet, at: At) -> tuple[bool, int | None]:
+        """(bypasses the stack, device it leaves by)."""
+        ifindex = self.state.world.route(backend.address)
+        if at.zone is Zone.POD:
+            is_hairpin = backend.address == packet.source
+            return is_hairpin, ifindex if is_hairpin else None
+        device = self.state.world.devices.get(ifindex or 0)
+        is_here = ifindex == LOCAL or (device is not None and device.is_pod)
+        if backend.is_on_node or is_here:
+            return False, None
+        return True, ifindex
+
+    def _by_path(
+        self,
+        packet: Packet,
+        at: At,
+        frontend: Frontend,
+        backends: tuple[Backend, ...],
+        is_redirected: bool,
+        ifindex: int | None,
+        replaces: Flow | None,
+    ) -> list[Alternative]:
+        address = packet.source
+        if is_redirected:
+            if not ifindex:
+                outcome = Outcome(Action.DROP, "no way there", reasons=(Reason.NO_ROUTE,))
+                return [Alternative.of(outcome)]
+            address = self.state.world.devices[ifindex].source(packet.family)
+            if not any(address):
+                outcome = Outcome(Action.DROP, "R60", reasons=(Reason.SNAT_NO_ADDRESS,))
+                return [Alternative.of(outcome)]
+        if is_redirected and packet.ttl <= 1:
+            made_up = self._flow(
+                packet, at, frontend, backends[0], Endpoint(address, 0), is_redirected
+            )
+            return list(self.translating.forward(made_up, packet, at))
+
+        def run(chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
+            backend = chooser.backend(backends)
+            port = self._source_port(chooser, packet, at, backend, address, replaces)
+            source = Endpoint(address, port)
+            flow = self._flow(packet, at, frontend, backend, source, is_redirected)
+            (translation, *_) = self.translating.forward(flow, packet, at)
+            outcome, note = translation.run(chooser)
+            moved = port != packet.source_port
+
+            def commit() -> None:
+                if replaces is not None:
+                    self.state.tracker.remove(replaces)
+                self.state.tracker.add(flow)
+                self.state.note_affinity(frontend, backend, packet.source, at.now)
+                note()
+
+            return _with_moved(outcome, moved=moved), commit
+
+        action = Action.REDIRECT if is_redirected else Action.PASS
+        exhausted = self._exhausted(packet, at, backends, address)
+        return [Alternative(action, run), *exhausted]
+
+    def _flow(
+        self,
+        packet: Packet,
+        at: At,
+        frontend: Frontend,
+        backend: Backend,
+        source: Endpoint,
+        is_redirected: bool,
+    ) -> Flow:
+        return Flow(
+            zone=at.zone,
+            protocol=packet.protocol,
+            client=packet.client,
+            frontend=packet.dialled,
+            backend=backend.endpoint,
+            source=source,
+            service_id=frontend.service_id,
+            backend_id=backend.id,
+            generation=backend.generation,
+            redirected=is_redirected,
+            last_seen=at.now,
+        )
+
+    # ---- source port ---------------------------------------------------------------------
+
+    def _source_port(
+        self,
+        chooser: Chooser,
+        packet: Packet,
+        at: At,
+        backend: Backend,
+        address: bytes,
+        replaces: Flow | None,
+    ) -> int:
+        """D100-D107: kept when free; never one that two connections would share."""
+        world, tracker = self.state.world, self.state.tracker
+
+        def is_free(port: int) -> bool:
+            source = Endpoint(address, port)
+            flow = tracker.find_reply(at.zone, packet.protocol, backend.endpoint, source, at.now)
+            own = (packet.protocol, source, backend.endpoint) in world.node_sockets
+            return (flow is None or flow is replaces) and not own
+
+        wish = packet.source_port
+        keep: int | None = wish if is_free(wish) else None
+        is_nodes = bool(world.flags(address) & (AddressFlag.SNAT | AddressFlag.OWN))
+        if is_nodes and (wish < 1024 or wish in world.node_ports):
+            keep = None  # R94, D107: NodePorts and system ports of the node
+        return chooser.source_port(keep, world.snat_ports, is_free)
+
+    def _exhausted(
+        self, packet: Packet, at: At, backends: tuple[Backend, ...], address: bytes
+    ) -> list[Alternative]:
+        def run(_chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
+            reply = self.state.tracker.reply
+            ends = {b.endpoint for b in backends}
+            taken = sum(
+                zone == at.zone and backend in ends and source.address == address
+                for zone, _, backend, source in reply
+            )
+            if taken < SCARCE * len(self.state.world.snat_ports):
+                raise DisagreementError(
+                    f"refused although only {taken} ports are taken (D103, D104)"
+                )
+            return refusal.run(_chooser)
+
+        refusal, *rest = self._refused(packet, at, "D103", (Reason.SNAT_EXHAUSTED,))
+        actions = [refusal, *rest]
+        return [Alternative(each.action, _guarded(run, each)) for each in actions]
+
+
+def _guarded(
+    guard: Callable[[Chooser], tuple[Outcome, Callable[[], None]]], alternative: Alternative
+) -> Callable[[Chooser], tuple[Outcome, Callable[[], None]]]:
+    def run(chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
+        guard(chooser)
+        return alternative.run(chooser)
+
+    return run
+
+
+def _with_moved(outcome: Outcome, *, moved: bool) -> Outcome:
+    if not moved or outcome.action is Action.DROP:
+        return outcome
+    return Outcome(
+        outcome.action,
+        outcome.rule,
+        frame=outcome.frame,
+        reasons=outcome.reasons,
+        may_count=outcome.may_count | {Reason.SNAT_MOVED},
+        reply=outcome.reply,
+        ifindex=outcome.ifindex,
+    )

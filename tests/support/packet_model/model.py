@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The four hooks. `step` says what may come out, follows what did, and keeps the tables.
+
+uplink_in, pod_in     translate, or restore what bypasses the stack
+uplink_out, pod_out   restore the replies of backends the stack delivered to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from tests.support.packet_model.connect import Connecting
+from tests.support.packet_model.errors import Errors
+from tests.support.packet_model.outcome import (
+    Action,
+    Alternative,
+    DisagreementError,
+    FollowChooser,
+    Observed,
+    Outcome,
+    RandomChooser,
+    complaint,
+    l3_offset,
+)
+from tests.support.packet_model.state import FragmentKey, State
+from tests.support.packet_model.tracking import Flow, Tracker, Zone
+from tests.support.packet_model.translate import At, Translating
+from tests.support.packet_model.wire import (
+    MUST_WALK_HEADERS,
+    TCP,
+    UDP,
+    Broken,
+    Defect,
+    Packet,
+    parse,
+)
+from tests.support.packet_model.world import World, is_loopback
+from vipbee.abi import AddressFlag, Reason
+
+
+class Hook(StrEnum):
+    UPLINK_IN = "uplink_in"
+    UPLINK_OUT = "uplink_out"
+    POD_IN = "pod_in"
+    POD_OUT = "pod_out"
+
+    @property
+    def zone(self) -> Zone:
+        return Zone.POD if self in (Hook.POD_IN, Hook.POD_OUT) else Zone.OUTSIDE
+
+    @property
+    def is_inbound(self) -> bool:
+        return self in (Hook.UPLINK_IN, Hook.POD_IN)
+
+
+ETHERTYPE = {4: 0x0800, 6: 0x86DD}
+
+
+class Model:
+    """See the module. `world` may be exchanged between steps: that is a Service change."""
+
+    def __init__(self, world: World, *, seed: int = 0) -> None:
+        self.state = State(world, Tracker(world))
+        self.chooser = RandomChooser(seed)
+        self.translating = Translating(self.state)
+        self.connecting = Connecting(self.state, self.translating)
+        self.errors = Errors(self.state, self.translating)
+
+    @property
+    def world(self) -> World:
+        return self.state.world
+
+    @property
+    def tracker(self) -> Tracker:
+        return self.state.tracker
+
+    def change(self, world: World) -> None:
+        self.state.world = self.state.tracker.world = world
+
+    def step(
+        self, hook: Hook, ifindex: int, frame: bytes, now: int, observed: Observed | None = None
+    ) -> Outcome:
+        """Without `observed` take the preferred outcome; raises DisagreementError otherwise."""
+        has_ethernet = self.world.devices[ifindex].has_ethernet
+        alternatives = self.alternatives(hook, ifindex, frame, now)
+        if observed is None:
+            outcome, commit = alternatives[0].run(self.chooser)
+            commit()
+            return outcome
+        return _follow(alternatives, observed, frame, has_ethernet=has_ethernet)
+
+    def alternatives(
+        self, hook: Hook, ifindex: int, frame: bytes, now: int
+    ) -> tuple[Alternative, ...]:
+        """Everything the rules accept here, preferred first. Changes nothing yet."""
+        device = self.world.devices[ifindex]
+        at = At(hook.zone, ifindex, now, device.has_ethernet)
+        packet = parse(
+            frame,
+            has_ethernet=device.has_ethernet,
+            protocol=0x0800 if frame and frame[0] >> 4 == 4 else 0x86DD,
+        )
+        if isinstance(packet, Broken):
+            return self._broken(packet) if hook.is_inbound else (passed("nothing of ours"),)
+        return self._inbound(packet, at) if hook.is_inbound else self._outbound(packet, at)
+
+    # ---- in ------------------------------------------------------------------------------
+
+    def _broken(self, broken: Broken) -> tuple[Alternative, ...]:
+        if broken.defect is Defect.NOT_IP:
+            return (passed("D15"),)
+        reasons = [Reason.MALFORMED]
+        if broken.defect is Defect.EXTENSIONS:
+            reasons = [Reason.EXTENSION_HEADERS]
+        drops = [dropped(broken.defect, reason) for reason in reasons]
+        may_pass = broken.defect is Defect.VERSION or (
+            broken.destination is not None and not self.world.is_ours(broken.destination)
+        )
+        return (*drops, passed(broken.defect)) if may_pass else tuple(drops)
+
+    def _inbound(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        if is_loopback(packet.destination):
+            return (dropped("D145", Reason.MARTIAN),)
+        if not self.world.is_ours(packet.destination):
+            return (passed("D18: not ours"),)
+        extra: tuple[Alternative, ...] = ()
+        if packet.headers > MUST_WALK_HEADERS:
+            extra = (dropped("D11", Reason.EXTENSION_HEADERS),)
+        if packet.is_icmp and not packet.is_later_fragment:
+            return (*self.errors.icmp_in(packet, at), *extra)
+        if packet.protocol not in (TCP, UDP):
+            return (*self._other_protocol(packet), *extra)
+        if packet.defect is not None:
+            return (*self._l4_defect(packet.defect), *extra)
+        if packet.is_later_fragment:
+            return (*self._later_fragment_in(packet, at), *extra)
+        return (*self._tcp_or_udp_in(packet, at), *extra)
+
+    def _other_protocol(self, packet: Packet) -> tuple[Alternative, ...]:
+        if self.world.flags(packet.destination) & AddressFlag.CLUSTER_IP:
+            return (dropped("D14, D136", Reason.PROTOCOL),)
+        return (passed("D12, D14, D19, R16"),)
+
+    def _l4_defect(self, defect: Defect) -> tuple[Alternative, ...]:
+        if defect is Defect.TINY_FRAGMENT:
+            return (dropped(defect, Reason.FRAGMENT_TINY), dropped(defect, Reason.MALFORMED))
+        drop = dropped(defect, Reason.MALFORMED)
+        if defect in (Defect.TCP_OFFSET, Defect.UDP_LENGTH):
+            return (drop, passed(defect))
+        return (drop,)
+
+    def _tcp_or_udp_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        flow = self.tracker.find_reply(
+            at.zone, packet.protocol, packet.client, packet.dialled, at.now
+        )
+        if flow is not None and flow.redirected:
+            return self.translating.backward_redirected(flow, packet, at)
+        flow = self.tracker.find_forward(
+            at.zone, packet.protocol, packet.client, packet.dialled, at.now
+        )
+        if flow is not None and self.connecting.continues(flow, packet):
+            return self.translating.forward(flow, packet, at)
+        return self.connecting.new(packet, at, replaces=flow)
+
+    def _later_fragment_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        """D22, D25-D29: as the first one went; an orphan goes nowhere near a backend."""
+        assert packet.fragment is not None
+        tiny = packet.protocol == TCP and packet.fragment.offset < 20
+        known = self.state.ports_of(packet, at.now)
+        if tiny:
+            drops = (dropped("D27", Reason.FRAGMENT_TINY),)
+            return drops if known else (*drops, *self._orphan(packet))
+        if known is None:
+            return self._orphan(packet)
+        with_ports = packet.with_ports(*known)
+        flow = self._flow_of(with_ports, at, inbound=True)
+        if flow is None:
+            return (
+                *self._orphan(packet),
+                passed("the first one passed too"),
+                dropped("its connection is gone", Reason.NO_CONNECTION),
+            )
+        if flow.reply_key == (at.zone, packet.protocol, with_ports.client, with_ports.dialled):
+            return self.translating.backward_redirected(flow, with_ports, at)
+        return self.translating.forward(flow, with_ports, at)
+
+    def _orphan(self, packet: Packet) -> tuple[Alternative, ...]:
+        """The node's own fragmented traffic looks the same, so there it must pass."""
+        ours = AddressFlag.CLUSTER_IP | AddressFlag.EXTERNAL
+        if self.world.flags(packet.destination) & ours:
+            return (dropped("D23, D25", Reason.FRAGMENT_UNKNOWN),)
+        return (passed("D25 on a node address"),)
+
+    def _flow_of(self, packet: Packet, at: At, *, inbound: bool) -> Flow | None:
+        tuples = (at.zone, packet.protocol, packet.client, packet.dialled)
+        flow = self.tracker.find_reply(*tuples, at.now)
+        if flow is not None and flow.redirected is inbound:
+            return flow
+        return self.tracker.find_forward(*tuples, at.now) if inbound else None
+
+    # ---- out -----------------------------------------------------------------------------
+
+    def _outbound(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        if packet.is_icmp and not packet.is_later_fragment:
+            return self.errors.icmp_out(packet, at)
+        if packet.protocol not in (TCP, UDP) or packet.defect is not None:
+            return (passed("nothing of ours"),)
+        if packet.is_later_fragment:
+            known = self.state.ports_of(packet, at.now)
+            if known is None:
+                return (passed("nothing of ours"),)
+            packet = packet.with_ports(*known)
+        flow = self._flow_of(packet, at, inbound=False)
+        if flow is None:
+            return (passed("nothing of ours"),)
+        return self.translating.backward_to_stack(flow, packet, at)
+
+    def fragment_key(self, packet: Packet) -> FragmentKey:
+        return self.state.fragment_key(packet)
+
+
+def _follow(
+    alternatives: Sequence[Alternative],
+    observed: Observed,
+    frame: bytes,
+    *,
+    has_ethernet: bool,
+) -> Outcome:
+    complaints = []
+    for alternative in alternatives:
+        try:
+            if alternative.action is not observed.action:
+                raise DisagreementError(f"{observed.action} instead of {alternative.action}")
+            outcome, commit = alternative.run(FollowChooser(observed, has_ethernet=has_ethernet))
+        except DisagreementError as error:
+            complaints.append(str(error))
+            continue
+        l3 = l3_offset(has_ethernet=has_ethernet)
+        wrong = complaint(outcome, observed, frame, l3=l3)
+        if wrong is None:
+            commit()
+            return outcome
+        complaints.append(f"[{outcome.rule}] {wrong}")
+    raise DisagreementError("\n".join(["no outcome the rules accept:", *complaints]))
+
+
+def passed(rule: str) -> Alternative:
+    return Alternative.of(Outcome(Action.PASS, rule))
+
+
+def dropped(rule: str, reason: Reason) -> Alternative:
+    return Alternative.of(Outcome(Action.DROP, rule, reasons=(reason,)))

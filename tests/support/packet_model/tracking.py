@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections: both tuples, what each side has said, how long they live (D68-D98).
+
+TCP   SYN ──► opening ──SYN-ACK, then ACK of the client──► established
+      one FIN: stays established (D74) ── both FINs ──► closing, transitory
+      believable RST ──► reset ≤ 10 s; taken back if that side goes on (D71)
+UDP   first datagram ──► opening ──reply, then datagram of the client──► established
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tests.support.packet_model.wire import ACK, FIN, RST, SYN, TCP, UDP, Endpoint, Packet
+from tests.support.packet_model.world import Lifetimes, World
+from vipbee.abi import BackendFlag
+
+
+class Zone(StrEnum):
+    OUTSIDE = "outside"
+    POD = "pod"
+
+
+ForwardKey = tuple[Zone, int, Endpoint, Endpoint]  # client, frontend
+ReplyKey = tuple[Zone, int, Endpoint, Endpoint]  # backend, source it sees
+
+
+@dataclass(slots=True)
+class Side:
+    """What one side has sent so far."""
+
+    syn: bool = False
+    fin: bool = False
+    rst: bool = False
+    any: bool = False
+    ack: int | None = None  # last acknowledgement: the sequence the other side goes on with
+
+
+@dataclass(slots=True)
+class Flow:
+    zone: Zone
+    protocol: int
+    client: Endpoint
+    frontend: Endpoint
+    backend: Endpoint
+    source: Endpoint  # what the backend sees as client
+    service_id: int
+    backend_id: int
+    generation: int
+    redirected: bool  # both directions bypass the stack
+    last_seen: int
+    established: bool = False
+    from_client: Side = field(default_factory=Side)
+    from_backend: Side = field(default_factory=Side)
+
+    @property
+    def forward_key(self) -> ForwardKey:
+        return self.zone, self.protocol, self.client, self.frontend
+
+    @property
+    def reply_key(self) -> ReplyKey:
+        return self.zone, self.protocol, self.backend, self.source
+
+    @property
+    def is_closed(self) -> bool:
+        both_fins = self.from_client.fin and self.from_backend.fin
+        return self.from_client.rst or self.from_backend.rst or both_fins
+
+    def lifetime(self, lifetimes: Lifetimes) -> int:
+        if self.protocol == UDP:
+            return lifetimes.udp
+        if self.from_client.rst or self.from_backend.rst:
+            return lifetimes.reset
+        if self.is_closed or not self.established:
+            return lifetimes.transitory
+        return lifetimes.established
+
+    def is_alive(self, lifetimes: Lifetimes, now: int) -> bool:
+        return now - self.last_seen <= self.lifetime(lifetimes)
+
+    def is_bound(self, world: World) -> bool:
+        """Does it keep its backend? TCP once established always does (R34, R110, D77)."""
+        if self.protocol == TCP and self.established:
+            return True
+        backend = world.same_instance(self.backend_id, self.service_id, self.generation)
+        if backend is None:
+            return False
+        return self.protocol == TCP or bool(backend.flags & BackendFlag.SERVING)
+
+    # ---- what a packet tells ------------------------------------------------------------
+
+    def note_client(self, packet: Packet, now: int) -> None:
+        self.last_seen = now
+        if self.protocol == UDP:
+            self.established |= self.from_backend.any
+        else:
+            opening = not self.established
+            _note_tcp(self.from_client, self.from_backend, packet, opening=opening)
+            confirmed = self.from_backend.syn and packet.flags & ACK
+            if confirmed and not packet.flags & (SYN | RST):
+                self.established = True
+        self.from_client.any = True
+
+    def note_backend(self, packet: Packet, now: int) -> None:
+        self.last_seen = now
+        if self.protocol == TCP:
+            opening = not self.established
+            _note_tcp(self.from_backend, self.from_client, packet, opening=opening)
+        self.from_backend.any = True
+
+
+def _note_tcp(mine: Side, other: Side, packet: Packet, *, opening: bool) -> None:
+    """RFC 5961: a RST counts only at exactly the sequence number the other side expects."""
+    sequence, acknowledgement = struct.unpack_from("!II", packet.frame, packet.l4 + 4)
+    if packet.flags & RST:
+        if (opening and other.ack is None) or sequence == other.ack:
+            mine.rst = True
+        return
+    mine.rst = False
+    mine.syn |= bool(packet.flags & SYN)
+    mine.fin |= bool(packet.flags & FIN)
+    if packet.flags & ACK:
+        mine.ack = acknowledgement
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Flows by both of their tuples. No two live flows share one (D102)."""
+
+    world: World
+    forward: dict[ForwardKey, Flow] = field(default_factory=dict)
+    reply: dict[ReplyKey, Flow] = field(default_factory=dict)
+
+    def find_forward(
+        self, zone: Zone, protocol: int, client: Endpoint, frontend: Endpoint, now: int
+    ) -> Flow | None:
+        return self._alive(self.forward.get((zone, protocol, client, frontend)), now)
+
+    def find_reply(
+        self, zone: Zone, protocol: int, backend: Endpoint, source: Endpoint, now: int
+    ) -> Flow | None:
+        return self._alive(self.reply.get((zone, protocol, backend, source)), now)
+
+    def _alive(self, flow: Flow | None, now: int) -> Flow | None:
+        return flow if flow and flow.is_alive(self.world.lifetimes, now) else None
+
+    def add(self, flow: Flow) -> None:
+        """Put it in, in place of whatever had its tuples before."""
+        for stale in (self.forward.get(flow.forward_key), self.reply.get(flow.reply_key)):
+            if stale is not None:
+                self.remove(stale)
+        self.forward[flow.forward_key] = flow
+        self.reply[flow.reply_key] = flow
+
+    def remove(self, flow: Flow) -> None:
+        self.forward.pop(flow.forward_key, None)
+        self.reply.pop(flow.reply_key, None)
+
+    def alive(self, now: int) -> Iterator[Flow]:
+        return (f for f in self.forward.values() if f.is_alive(self.world.lifetimes, now))
+
+    def taken(self, zone: Zone, protocol: int, backend: Endpoint, source: Endpoint) -> bool:
+        """Also an expired entry may still stand in a table: see PortChoice."""
+        return (zone, protocol, backend, source) in self.reply
