@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -87,6 +89,16 @@ def connected(
 
     with dialogue(hooked, client, new_netns=new_netns) as act:
         yield act
+
+
+def keep_capabilities(*bits: int) -> None:
+    """Give up every other capability of this process, by capset(2)."""
+    mask = sum(1 << bit for bit in bits)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("=Ii", 0x20080522, 0)
+    data = struct.pack("=6I", low, low, 0, high, high, 0)
+    if ctypes.CDLL(None).capset(header, data):
+        raise OSError("capset")
 
 
 def test_released_socket_reaches_a_live_backend_after_connect(
@@ -243,6 +255,27 @@ def test_socket_that_disconnected_is_left_alone(hooked: Hooked, stack: Stack) ->
 
     assert released == 0
     assert after == (0, stack.backends[0])
+
+
+def test_without_the_right_to_enter_namespaces_only_the_own_one_is_served(
+    hooked: Hooked, stack: Stack
+) -> None:
+    """R111 as far as CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN go; and no error beyond."""
+
+    def release_with_few_rights() -> int:
+        keep_capabilities(12, 38, 39)
+        return release(hooked)
+
+    hooked.program_only(dns(stack, stack.backends[:1]))
+
+    with connected(hooked, stack, new_netns=True), connected(hooked, stack) as near:
+        hooked.program([dns(stack, stack.backends[1:2])])
+        released = hooked.run(release_with_few_rights)
+        told = near("error")
+        left = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        release(hooked)
+
+    assert (released, told, left) == (1, errno.ECONNABORTED, 1)
 
 
 def test_released_socket_is_not_found_again(hooked: Hooked, stack: Stack) -> None:

@@ -11,6 +11,7 @@ because only the first sees all network namespaces and only the second may destr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as c
 import errno
 import os
@@ -38,7 +39,8 @@ def release_stale_sockets(directory: PinDirectory, layouts: Layouts) -> int:
     """Release every stale UDP socket of the node; return how many.
 
     0 as well if this kernel has no iterator over socket storage. A namespace that no
-    process and no /run/netns entry holds cannot be entered and is left alone.
+    process and no /run/netns entry holds cannot be entered and is left alone; without
+    CAP_SYS_ADMIN that is every namespace but our own.
     """
     stale = find_stale_sockets(directory, layouts)
     if not len(stale):
@@ -46,11 +48,15 @@ def release_stale_sockets(directory: PinDirectory, layouts: Layouts) -> int:
     by_namespace: dict[int, list[np.void]] = defaultdict(list)
     for record in stale:
         by_namespace[int(record["netns_inode"])].append(record)
-    paths = _namespace_paths()
+    own, paths = os.stat("/proc/self/ns/net").st_ino, _namespace_paths()
     released = 0
     for inode, sockets in by_namespace.items():
-        if (path := paths.get(inode)) is not None:
-            released += _inside(path, partial(_release, directory, sockets))
+        action = partial(_release, directory, sockets)
+        if inode == own:
+            released += action()
+        elif (path := paths.get(inode)) is not None:
+            with contextlib.suppress(PermissionError):  # `vipbee check` says so
+                released += _inside(path, action)
     return released
 
 
