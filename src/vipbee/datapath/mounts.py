@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as c
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from vipbee.errors import EnvironmentUnusable
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
+HOST_ROOT_INODE = 1
+"""kernfs: of the root of all cgroups, whatever a cgroup namespace shows as "/"."""
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
@@ -22,12 +28,16 @@ class Mount(NamedTuple):
 def mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Mount]:
     """The mount table, oldest first."""
     table = []
-    for line in mountinfo.read_text().splitlines():
-        before, _, after = line.partition(" - ")
+    for line in mountinfo.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
         fields = before.split()
-        point = fields[4].encode().decode("unicode_escape")  # \040 stands for a space
-        table.append(Mount(fields[3], Path(point), after.split()[0]))
+        table.append(Mount(_path(fields[3]), Path(_path(fields[4])), _path(after.split()[0])))
     return table
+
+
+def _path(field: bytes) -> str:
+    """Any bytes may stand in a mount point; \\040 stands for a space."""
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
 def mount_of(path: Path, table: list[Mount]) -> Mount:
@@ -39,8 +49,8 @@ def mount_of(path: Path, table: list[Mount]) -> Mount:
 def find_cgroup_root(table: list[Mount] | None = None) -> Path:
     """The host's root of cgroup v2; raise EnvironmentUnusable if it is not visible here.
 
-    A cgroup2 mount whose root is not "/" shows a subtree (a container's view): hooks
-    there would miss every other program of the node (F49).
+    A mount may show a subtree only (a container's view): hooks there would miss every
+    other program of the node (F49). Its root is "/" all the same in a cgroup namespace.
     """
     found = [m for m in table or mounts() if m.fstype == "cgroup2"]
     if not found:
@@ -50,8 +60,9 @@ def find_cgroup_root(table: list[Mount] | None = None) -> Path:
             "mount -t cgroup2 none /run/vipbee/cgroup2",
         )
     for mount in found:
-        if mount.root == "/":
-            return mount.point
+        with contextlib.suppress(OSError):
+            if mount.point.stat().st_ino == HOST_ROOT_INODE:
+                return mount.point
     raise EnvironmentUnusable(
         f"{found[0].point} shows only a part of the cgroup v2 tree",
         remedy="run in the host's cgroup namespace, or name the host's root with --cgroup-root",

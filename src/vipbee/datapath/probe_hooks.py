@@ -14,13 +14,12 @@ from pathlib import Path
 from vipbee.datapath import syscall
 from vipbee.datapath.features import SIZED_MAPS, SOCKET_PROGRAMS, Features
 from vipbee.datapath.finding import Finding, Result, missing, reason_of, remedy_of
-from vipbee.datapath.mounts import find_cgroup_root, mount_of, mounts
+from vipbee.datapath.mounts import HOST_ROOT_INODE, find_cgroup_root, mount_of, mounts
 from vipbee.datapath.netns import netns_cookie
 from vipbee.datapath.objectfile import ObjectFile
 from vipbee.errors import KernelError, VipbeeError
 
 _CHILD = "vipbee-check-"  # + pid: the cgroup programs are attached to
-_HOST_ROOT_INODE = 1  # kernfs: of the root itself, whatever a cgroup namespace shows as "/"
 
 
 def probe_cgroup(given: Path | None) -> tuple[Finding, Path | None]:
@@ -30,7 +29,7 @@ def probe_cgroup(given: Path | None) -> tuple[Finding, Path | None]:
         if not given.is_dir() or mount_of(given.absolute(), mounts()).fstype != "cgroup2":
             problem = f"{given} is not a cgroup v2 directory"
             return missing(what, problem, "name one with --cgroup-root"), None
-        if given.stat().st_ino != _HOST_ROOT_INODE:
+        if given.stat().st_ino != HOST_ROOT_INODE:
             used = f"{given}: only programs below it are served"
             return Finding(what, Result.WARNING, used), given
         return Finding(what, Result.OK, f"{given}, the host's root"), given
@@ -38,9 +37,6 @@ def probe_cgroup(given: Path | None) -> tuple[Finding, Path | None]:
         found = find_cgroup_root()
     except VipbeeError as error:
         return missing(what, "the host's root is not visible", remedy_of(error)), None
-    if found.stat().st_ino != _HOST_ROOT_INODE:
-        remedy = "run in the host's cgroup namespace, or name its root with --cgroup-root"
-        return missing(what, f"{found} is the root of a cgroup namespace only", remedy), None
     return Finding(what, Result.OK, f"{found}, the host's root"), found
 
 
