@@ -387,6 +387,13 @@ struct source_range_key {
 	struct address address;
 };
 
+/* A connection being made, too large for the stack; meaningless between packets. */
+struct draft {
+	struct conntrack conntrack;
+	struct nat nat;
+	struct flow_tuple reply;
+};
+
 /* Refusals this CPU has sent in this second. */
 struct refusal_budget {
 	__u32 second;

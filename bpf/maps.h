@@ -226,6 +226,13 @@ struct {
 	__type(value, struct refusal_budget);
 } refusal_budgets SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct draft);
+} drafts SEC(".maps");
+
 /* clang-format on */
 
 #endif

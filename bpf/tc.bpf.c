@@ -4,59 +4,258 @@
  *
  *   uplink_in    from outside: translate, or restore the reply of a remote backend
  *   uplink_out   to outside: restore the reply of a local backend
- *   pod_in       from a pod: translate
+ *   pod_in       from a pod: translate, or restore the reply of a pod to itself
  *   pod_out      to a pod: restore the reply of its backend
+ *
+ * parse -> decide -> apply -> count. What is not ours leaves with TC_ACT_UNSPEC, which is
+ * TCX_NEXT: the programs of others run as if we were not there.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "addr.h"
+#include "conntrack.h"
+#include "count.h"
+#include "ctx_tc.h"
+#include "fib.h"
+#include "packet.h"
+#include "rewrite.h"
+#include "service.h"
+#include "verdict.h"
 
-SEC("tc")
-int vipbee_uplink_in(struct __sk_buff *skb)
+/* ---- apply --------------------------------------------------------------------- */
+
+static __always_inline int dropped(enum reason reason)
 {
+	count_reason(reason);
+	return TC_ACT_SHOT;
+}
+
+/* `route` is NULL if the packet goes on to the stack. */
+static __always_inline int translate(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+				     const struct flow_tuple *to, struct route *route)
+{
+	int result;
+
+	if (rewrite(ctx, p, l2, to, !!route))
+		return dropped(REASON_REWRITE_FAILED);
+	if (!route)
+		return TC_ACT_UNSPEC;
+	result = send_by(ctx, l2, route);
+	return result < 0 ? dropped(REASON_REWRITE_FAILED) : result;
+}
+
+/* A packet of a known connection that bypasses the stack. */
+static __always_inline int forward(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+				   const struct flow_tuple *to)
+{
+	struct route route;
+
+	if (p->ttl <= 1)
+		return dropped(REASON_TTL_EXPIRED);
+	switch (find_route(ctx, p, &to->source, &to->destination, &route)) {
+	case ROUTE_FOUND:
+		return translate(ctx, p, l2, to, &route);
+	case ROUTE_TOO_BIG:
+		return dropped(REASON_TOO_BIG);
+	default:
+		return dropped(REASON_NO_ROUTE);
+	}
+}
+
+/* ---- client to backend -------------------------------------------------------------- */
+
+/* Returns 0 if there is no connection, or one that this packet ends: then `to` is not set. */
+static __always_inline struct conntrack *follow_connection(const struct packet *p, enum zone zone,
+							   struct flow_tuple *to)
+{
+	struct conntrack *ct;
+	__u32 now = now_s();
+	int established;
+
+	ct = find_conntrack(zone, &p->tuple, &established);
+	if (!ct)
+		return NULL;
+	to->source = ct->source;
+	to->destination = ct->backend;
+	to->source_port = ct->source_port;
+	to->destination_port = ct->backend_port;
+	to->protocol = p->tuple.protocol;
+	if (!is_live(ct, p->tuple.protocol, now))
+		goto over;
+	if (p->tuple.protocol == IPPROTO_TCP && is_clean_syn(p) &&
+	    (is_reset(ct) || is_finished(ct)))
+		goto over; /* the port is used again (D75) */
+	if (!keeps_backend(ct, p->tuple.protocol))
+		goto over;
+	if (ct->last_seen != now) {
+		ct->last_seen = now;
+		if (!keep_reverse(zone, &p->tuple, ct, established))
+			goto over;
+	}
+	if (note_client(ct, p, established) && !established)
+		promote(zone, &p->tuple);
+	return ct;
+over:
+	{
+		struct flow_tuple reply;
+
+		reply_of(ct, p->tuple.protocol, &reply);
+		forget(zone, &p->tuple, &reply);
+	}
+	return NULL;
+}
+
+static __always_inline int from_client(struct __sk_buff *ctx, struct packet *p, __u32 l2,
+				       enum zone zone)
+{
+	struct flow_tuple to;
+	struct route route;
+	struct conntrack *ct;
+
+	ct = follow_connection(p, zone, &to);
+	if (ct)
+		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
+						      : translate(ctx, p, l2, &to, NULL);
+	switch (open_connection(ctx, p, zone, &to, &route)) {
+	case VERDICT_TRANSLATE:
+		return translate(ctx, p, l2, &to, NULL);
+	case VERDICT_REDIRECT:
+		return translate(ctx, p, l2, &to, &route);
+	case VERDICT_DROP:
+	case VERDICT_REFUSE:
+		return TC_ACT_SHOT;
+	case VERDICT_TOO_BIG:
+		return dropped(REASON_TOO_BIG);
+	case VERDICT_EXPIRED:
+		return dropped(REASON_TTL_EXPIRED);
+	default:
+		return TC_ACT_UNSPEC;
+	}
+}
+
+/* ---- backend to client --------------------------------------------------------------- */
+
+/* `redirected`: which kind of connection is restored at this hook. */
+static __always_inline int from_backend(struct __sk_buff *ctx, struct packet *p, __u32 l2,
+					enum zone zone, int redirected)
+{
+	struct flow_tuple to;
+	struct conntrack *ct;
+	struct nat *nat;
+	int established, where;
+	__u32 now;
+
+	nat = find_nat(zone, &p->tuple, &established);
+	if (!nat || !(nat->flags & CONNTRACK_REDIRECT) != !redirected)
+		return TC_ACT_UNSPEC;
+	to.source = nat->original.destination;
+	to.destination = nat->original.source;
+	to.source_port = nat->original.destination_port;
+	to.destination_port = nat->original.source_port;
+	to.protocol = p->tuple.protocol;
+	now = now_s();
+	ct = find_conntrack(zone, &nat->original, &where);
+	if (!ct) {
+		restore_forward(zone, &p->tuple, nat, established);
+	} else {
+		if (!belongs_to(nat, ct) || !is_live(ct, p->tuple.protocol, now))
+			return TC_ACT_UNSPEC;
+		note_backend(ct, p, where);
+		if (ct->last_seen != now)
+			ct->last_seen = now;
+	}
+	return redirected ? forward(ctx, p, l2, &to) : translate(ctx, p, l2, &to, NULL);
+}
+
+/* ---- hooks ----------------------------------------------------------------------------- */
+
+static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2)
+{
+	struct packet p = {};
+	enum parsed parsed;
+	__u32 flags;
+
+	parsed = parse_l3(ctx, &p, l2);
+	if (parsed == PARSED_OTHER)
+		return TC_ACT_UNSPEC;
+	if (parsed == PARSED_MALFORMED)
+		return dropped(REASON_MALFORMED);
+	if (is_loopback(&p.tuple.destination))
+		return dropped(REASON_MARTIAN);
+	flags = p.address_flags = find_address_flags(&p.tuple.destination);
+	if (!flags)
+		return TC_ACT_UNSPEC;
+	if (parsed == PARSED_TOO_MANY_HEADERS)
+		return dropped(REASON_EXTENSION_HEADERS);
+	parsed = parse_l4(ctx, &p);
+	if (parsed == PARSED_OTHER)
+		return TC_ACT_UNSPEC;
+	if (parsed == PARSED_MALFORMED)
+		return dropped(REASON_MALFORMED);
+	if (flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) ||
+	    is_node_port_number(bpf_ntohs(p.tuple.destination_port)))
+		return from_client(ctx, &p, l2, zone);
+	if (is_snat_port(bpf_ntohs(p.tuple.destination_port)))
+		return from_backend(ctx, &p, l2, zone, 1);
 	return TC_ACT_UNSPEC;
 }
 
-SEC("tc")
-int vipbee_uplink_out(struct __sk_buff *skb)
+static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
-	return TC_ACT_UNSPEC;
+	struct packet p = {};
+
+	if (parse_l3(ctx, &p, l2) != PARSED || parse_l4(ctx, &p) != PARSED)
+		return TC_ACT_UNSPEC;
+	return from_backend(ctx, &p, l2, zone, 0);
 }
 
 SEC("tc")
-int vipbee_pod_in(struct __sk_buff *skb)
+int vipbee_uplink_in(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return enter(ctx, ZONE_OUTSIDE, ETHERNET_HEADER);
 }
 
 SEC("tc")
-int vipbee_pod_out(struct __sk_buff *skb)
+int vipbee_uplink_out(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return leave(ctx, ZONE_OUTSIDE, ETHERNET_HEADER);
 }
 
 SEC("tc")
-int vipbee_uplink_in_l3(struct __sk_buff *skb)
+int vipbee_pod_in(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return enter(ctx, ZONE_POD, ETHERNET_HEADER);
 }
 
 SEC("tc")
-int vipbee_uplink_out_l3(struct __sk_buff *skb)
+int vipbee_pod_out(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return leave(ctx, ZONE_POD, ETHERNET_HEADER);
 }
 
 SEC("tc")
-int vipbee_pod_in_l3(struct __sk_buff *skb)
+int vipbee_uplink_in_l3(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return enter(ctx, ZONE_OUTSIDE, 0);
 }
 
 SEC("tc")
-int vipbee_pod_out_l3(struct __sk_buff *skb)
+int vipbee_uplink_out_l3(struct __sk_buff *ctx)
 {
-	return TC_ACT_UNSPEC;
+	return leave(ctx, ZONE_OUTSIDE, 0);
+}
+
+SEC("tc")
+int vipbee_pod_in_l3(struct __sk_buff *ctx)
+{
+	return enter(ctx, ZONE_POD, 0);
+}
+
+SEC("tc")
+int vipbee_pod_out_l3(struct __sk_buff *ctx)
+{
+	return leave(ctx, ZONE_POD, 0);
 }

@@ -50,6 +50,7 @@ class MapName(StrEnum):
     NAT_POD = "nat_pod"
     FRAGMENTS = "fragments"
     REFUSAL_BUDGETS = "refusal_budgets"
+    DRAFTS = "drafts"
 
 
 class FrontendKind(IntEnum):

@@ -41,6 +41,7 @@ PACKET_MAPS = tuple(
         MapName.NAT_POD,
         MapName.FRAGMENTS,
         MapName.REFUSAL_BUDGETS,
+        MapName.DRAFTS,
     )
 )
 """Maps only the packet programs use."""
