@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -427,6 +428,52 @@ def test_established_connection_outlives_every_change(
         seen = use()
 
     assert seen == (spelling.at(spelling.vip(10), 80), b"still here")
+
+
+_SO_COOKIE = 57
+_PLACES = 65536  # whatever is indexed by socket cookie has at most so many places
+
+
+def socket_like(stack: Stack, other: socket.socket) -> socket.socket:
+    """A socket whose cookie equals that of `other` modulo _PLACES."""
+
+    def cookie(sock: socket.socket) -> int:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+        return int.from_bytes(raw, sys.byteorder)
+
+    wanted = cookie(other) % _PLACES
+    for _ in range(20 * _PLACES):  # cookies are dealt out to CPUs in blocks
+        found = stack.tcp()
+        if cookie(found) % _PLACES == wanted:
+            return found
+        found.close()
+    raise TimeoutError("no such cookie")
+
+
+@pytest.mark.parametrize("closed_first", [0, 1], ids=["older closed", "younger closed"])
+def test_sockets_with_colliding_cookies_keep_their_own_flow(
+    hooked: Hooked, stack: Stack, closed_first: int
+) -> None:
+    """R121: each shows its VIP, also after the other was closed, and each is counted once."""
+    program(hooked, stack)
+
+    def client() -> list[object]:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        older = stack.tcp()
+        older.connect(stack.at(stack.vip(10), 80))
+        younger = socket_like(stack, older)
+        younger.connect(stack.at(stack.vip(11), 80))
+        both = [older, younger]
+        seen = [peer(sock.getpeername()) for sock in both]
+        both.pop(closed_first).close()
+        third = socket_like(stack, both[0])
+        third.connect(stack.at(stack.vip(10), 80))
+        return [*seen, peer(both[0].getpeername()), peer(third.getpeername())]
+
+    web, other = stack.at(stack.vip(10), 80), stack.at(stack.vip(11), 80)
+    assert hooked.run(client) == [web, other, (other, web)[closed_first], web]
+    counters = [hooked.counters(name) for name in ("web", "other")]
+    assert [(c["opened"], c["closed"]) for c in counters] == [(2, 2), (1, 1)]
 
 
 def test_fast_open_sendto_is_a_connect(hooked: Hooked, stack: Stack) -> None:

@@ -167,24 +167,33 @@ class Hooked:
         node_addresses: dict[bytes, int] | None = None,
     ) -> int:
         """Program these Service ports (all of their Services); returns entries written."""
+        return self._program(ports, gone, node_addresses, only=False)
+
+    def program_only(
+        self, *ports: ServicePort, node_addresses: dict[bytes, int] | None = None
+    ) -> int:
+        """Program exactly these Service ports; everything else goes, also what was adopted."""
+        return self._program(ports, (), node_addresses, only=True)
+
+    def _program(
+        self,
+        ports: Sequence[ServicePort],
+        gone: Sequence[ServiceName],
+        node_addresses: dict[bytes, int] | None,
+        *,
+        only: bool,
+    ) -> int:
         assert self.desired is not None
         assert self.tables is not None
         by_service: dict[ServiceName, list[ServicePort]] = {name: [] for name in gone}
         for port in ports:
             by_service.setdefault(port.key.service, []).append(port)
         written = 0
-        for operation in self.desired.update(by_service, node_addresses):
+        plan = self.desired.full if only else self.desired.update
+        for operation in plan(by_service, node_addresses):
             self.tables.apply(operation)
             written += len(operation)
         return written
-
-    def program_only(
-        self, *ports: ServicePort, node_addresses: dict[bytes, int] | None = None
-    ) -> int:
-        """Program exactly these Service ports; everything else goes."""
-        assert self.desired is not None
-        gone = [name for name in self.desired.ports if name not in {p.key.service for p in ports}]
-        return self.program(ports, gone=gone, node_addresses=node_addresses)
 
     # ---- what the datapath counted ------------------------------------------------------
 
