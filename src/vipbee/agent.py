@@ -39,6 +39,7 @@ from vipbee.model import Problem
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
 from vipbee.observe.metrics import AgentMetrics
+from vipbee.packet_layer import DeviceLists, start_packet_layer
 from vipbee.reconcile import Applied, NodeSettings, Reconciler
 from vipbee.sources.statefile import Failed, StateFileSource, Synced
 from vipbee.sources.statefile import Loaded as FileLoaded
@@ -74,6 +75,8 @@ class Agent:
             tables.capacity,
             NodeSettings(node_name(config), str(config.node_port_addresses)),
         )
+        lists = DeviceLists(config.devices, config.pod_devices)
+        self.packet_layer = start_packet_layer(request, loaded, tables, lists)
         self._problems: list[Problem] | None = None
         self._card = np.zeros(1, dtype=self._layouts["agent_info"])
         self._card["node_name"] = node_name(config).encode()
@@ -89,9 +92,11 @@ class Agent:
     async def start(self) -> None:
         """Adopt what is pinned and note who we are; nothing else is written yet."""
         if self._adopted:
+            self._tables.renew_address_filter()
             self._reconciler.adopt()
         self._reconciler.set_local_addresses(await netns.local_addresses())
         self._write_card()
+        await asyncio.to_thread(self.packet_layer.bring)
 
     async def follow_source(self, source: StateFileSource) -> None:
         """Program what the source says, from its first complete list on (R8)."""
@@ -138,6 +143,10 @@ class Agent:
             self._reconciler.set_local_addresses(await netns.local_addresses())
             self._step("addresses changed", self._reconciler.program)
 
+    async def follow_devices(self) -> None:
+        """Keep the packet programs on the right devices."""
+        await self.packet_layer.follow_devices(self._write_problems)
+
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
         map_ids = self._tables.map_ids()
@@ -146,6 +155,7 @@ class Agent:
         try:
             replaced = load(self._request).replaced
             self._tables.open()
+            self._tables.renew_address_filter()
         except (KernelError, EnvironmentUnusable) as error:
             log.error("hooks or pins were removed and cannot be restored", reason=str(error))
             return False
@@ -196,7 +206,7 @@ class Agent:
 
     def _write_problems(self) -> None:
         """Put the current problems where `vipbee status` finds them, and log new ones."""
-        problems = self._reconciler.problems()
+        problems = [*self.packet_layer.problems(), *self._reconciler.problems()]
         if problems == self._problems:
             return
         for problem in set(problems) - set(self._problems or ()):
@@ -247,6 +257,7 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.audit_regularly(), name="audit")
         tasks.create_task(agent.reclaim_regularly(), name="reclaim")
         tasks.create_task(agent.follow_addresses(), name="addresses")
+        tasks.create_task(agent.follow_devices(), name="devices")
 
 
 def _request(config: AgentConfig) -> LoadRequest:
@@ -258,6 +269,7 @@ def _request(config: AgentConfig) -> LoadRequest:
         node_netns_cookie=netns.netns_cookie(),
         bind_protection=config.bind_protection,
         socket_lb=config.socket_lb,
+        packet_lb=config.packet_lb,
     )
 
 
@@ -287,11 +299,22 @@ def node_name(config: AgentConfig) -> str:
 
 
 # Maps that have one entry per id of another one.
-_SIZED_LIKE = {MapName.SERVICE_COUNTERS: "services", MapName.BACKEND_COUNTERS: "backends"}
+_SIZED_LIKE = {
+    MapName.SERVICE_COUNTERS: "services",
+    MapName.BACKEND_COUNTERS: "backends",
+    MapName.CONNTRACK_OUTSIDE: "conntrack",
+    MapName.CONNTRACK_POD: "conntrack",
+    MapName.NAT_OUTSIDE: "conntrack",
+    MapName.NAT_POD: "conntrack",
+    MapName.CONNTRACK_NEW_OUTSIDE: "conntrack_new",
+    MapName.CONNTRACK_NEW_POD: "conntrack_new",
+    MapName.NAT_NEW_OUTSIDE: "conntrack_new",
+    MapName.NAT_NEW_POD: "conntrack_new",
+}
 
 
 def _sizes(config: AgentConfig) -> dict[str, int]:
-    sizes = config.map_sizes(_memory_bytes())
+    sizes = config.map_sizes(_memory_bytes(), os.cpu_count() or 1)
     return {name: getattr(sizes, _SIZED_LIKE.get(MapName(name), name)) for name in SIZED_MAPS}
 
 

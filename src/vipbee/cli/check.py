@@ -71,7 +71,7 @@ def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     from vipbee.datapath.probe import probe
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    sizes = MapSizes.for_memory(memory)
+    sizes = MapSizes.for_memory(memory, os.cpu_count() or 1)
     findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=_bytes(sizes))
     if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
         return findings  # the tools below would only say the same again
@@ -83,7 +83,8 @@ def _bytes(sizes: MapSizes) -> int:
     arrays = sizes.backends * 48 + sizes.slots * 8 + sizes.services * 64
     hashes = 16 * (sizes.frontends + sizes.addresses + sizes.services + sizes.reports)
     flows = sizes.udp_flows * 130 + sizes.affinity * 110 + sizes.socket_flows_lru * 140
-    return arrays + hashes + flows
+    connections = 2 * (sizes.conntrack * 346 + sizes.conntrack_new * 330)
+    return arrays + hashes + flows + connections + sizes.fragments * 120 + sizes.source_ranges * 80
 
 
 def _print_advice(findings: list[Finding], output: Format) -> None:

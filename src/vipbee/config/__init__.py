@@ -12,7 +12,8 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     cluster-cidr: [10.244.0.0/16]         nodeport-addresses: primary
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
-    audit-interval: 60s                   map-sizes: {backends: 65536}
+    packet-lb: false                      map-sizes: {backends: 65536}
+    audit-interval: 60s
     log-format: text                      log-level: info
 
 Reads the one file it is given and nothing else: what this machine is like (host
@@ -58,6 +59,7 @@ class AgentConfig:
     healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled
     metrics_bind: BindAddress | None = DEFAULT_METRICS
     socket_lb: bool = True
+    packet_lb: bool = False
     bind_protection: bool = False  # off as in kube-proxy (R93)
     audit_interval_s: float = 60.0
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
@@ -69,9 +71,9 @@ class AgentConfig:
         """Where Services come from, for people."""
         return str(self.state_file or self.kubeconfig)
 
-    def map_sizes(self, total_memory_bytes: int) -> MapSizes:
+    def map_sizes(self, total_memory_bytes: int, cpus: int = 1) -> MapSizes:
         """Sizes for a machine with this much memory, and what the operator set."""
-        return MapSizes.for_memory(total_memory_bytes).with_overrides(self.map_size_overrides)
+        return MapSizes.for_memory(total_memory_bytes, cpus).with_overrides(self.map_size_overrides)
 
 
 # Option → field of AgentConfig and reader of its value.
@@ -95,6 +97,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
         partial(values.bind_address, default_port=DEFAULT_METRICS.port),
     ),
     "socket-lb": ("socket_lb", values.boolean),
+    "packet-lb": ("packet_lb", values.boolean),
     "bind-protection": ("bind_protection", values.boolean),
     "audit-interval": ("audit_interval_s", values.seconds),
     "map-sizes": ("map_size_overrides", values.map_sizes),

@@ -11,6 +11,12 @@ preallocation only for what is stored, LRU hashes up front again):
     udp_flows              ~130   LRU hash
     affinity               ~110   LRU hash
     socket_flows_lru       ~140   LRU hash, created where socket storage is missing
+
+With the packet layer, each for clients outside and again for pods:
+
+    conntrack         16 + ~330   two hashes: the entry and its reverse half
+    conntrack_new          ~330   two LRU hashes
+    fragments, source_ranges      LRU hash, ~120; trie on demand, ~80
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ from dataclasses import dataclass, fields, replace
 _SHARE = 0.003  # of memory; Cilium's --bpf-map-dynamic-size-ratio is 0.0025
 _BACKENDS_PER_SERVICE = 8
 _SLOTS_PER_SERVICE = 16  # a run for `cluster`, one for `local`, and the runs in quarantine
+_BYTES_PER_CONNECTION = 48 << 10  # of memory: half a million on 24 GiB, 0.75 % when full
+_LRU_ENTRIES_PER_CPU = 1024  # the kernel keeps some hundred free entries for each CPU aside
 _BYTES_PER_SERVICE = 64 + _BACKENDS_PER_SERVICE * (32 + 16) + _SLOTS_PER_SERVICE * 8
 
 
@@ -42,14 +50,21 @@ class MapSizes:
     affinity: int = 16_384
     socket_flows_lru: int = 65_536
     reports: int = 4_096
+    conntrack: int = 65_536
+    conntrack_new: int = 32_768
+    fragments: int = 8_192
+    source_ranges: int = 16_384
 
     @classmethod
-    def for_memory(cls, total_bytes: int) -> MapSizes:
+    def for_memory(cls, total_bytes: int, cpus: int = 1) -> MapSizes:
         """Take about 0.3 % (0.2 to 0.45, by powers of two) between a floor and a ceiling.
 
         24 GiB hold 100,000 Services of 10 endpoints each: 131,072 services,
-        1,048,576 backends, 2,097,152 slots.
+        1,048,576 backends, 2,097,152 slots; and 524,288 connections of clients outside
+        and as many of pods. An LRU map is never so small that its CPUs' free entries fill it.
         """
+        connections = _nearest_power_of_two(total_bytes / _BYTES_PER_CONNECTION)
+        lru_floor = 1 << math.ceil(math.log2(_LRU_ENTRIES_PER_CPU * max(cpus, 1)))
         services = _nearest_power_of_two(total_bytes * _SHARE / _BYTES_PER_SERVICE)
         return cls(
             services=_clamp(services, 32_768, 262_144),
@@ -57,9 +72,13 @@ class MapSizes:
             slots=_clamp(services * _SLOTS_PER_SERVICE, 131_072, 2_097_152),
             frontends=_clamp(services * 2, 65_536, 524_288),
             addresses=_clamp(services * 2, 65_536, 524_288),
-            udp_flows=_clamp(services // 2, 16_384, 131_072),
-            affinity=_clamp(services // 2, 16_384, 131_072),
-            socket_flows_lru=_clamp(services, 65_536, 262_144),
+            udp_flows=_clamp(services // 2, max(16_384, lru_floor), 131_072),
+            affinity=_clamp(services // 2, max(16_384, lru_floor), 131_072),
+            socket_flows_lru=_clamp(services, max(65_536, lru_floor), 262_144),
+            conntrack=_clamp(connections, 65_536, 4_194_304),
+            conntrack_new=_clamp(connections // 4, max(32_768, lru_floor), 1_048_576),
+            fragments=_clamp(connections // 64, max(8_192, lru_floor), 65_536),
+            source_ranges=_clamp(services // 4, 16_384, 131_072),
         )
 
     def with_overrides(self, overrides: Mapping[str, int]) -> MapSizes:

@@ -66,6 +66,8 @@ class PacketHooks:
         """Let exactly these devices run the pinned programs; a failing one is skipped."""
         done = Attached()
         wanted = {ifindex: role for ifindex, role in roles.items() if role.is_attached}
+        # uplinks first: each attachment waits for an RCU grace period
+        wanted = dict(sorted(wanted.items(), key=lambda item: item[1].flags & DeviceFlag.POD))
         done.removed = self._remove_links_except(wanted)
         for ifindex, role in wanted.items():
             for direction in Direction:
@@ -138,24 +140,13 @@ class PacketHooks:
         return True
 
     def _remove_links_except(self, wanted: Mapping[int, Role]) -> int:
-        """Unpin links of other devices, and links of ours that lost their device."""
-        removed = 0
-        for name, ifindex, direction in _pinned_links(self._directory):
-            if ifindex in wanted and self._is_on(name, ifindex, direction):
-                continue
+        # a stale link is replaced when the device that has its number now is attached
+        names = [
+            name for name, ifindex, _ in _pinned_links(self._directory) if ifindex not in wanted
+        ]
+        for name in names:
             self._directory.remove("links", name)
-            removed += 1
-        return removed
-
-    def _is_on(self, name: str, ifindex: int, direction: Direction) -> bool:
-        link_fd = self._directory.get("links", name)
-        if link_fd is None:
-            return False
-        try:
-            number = syscall.link_info(link_fd).id
-        finally:
-            os.close(link_fd)
-        return number in syscall.tcx_links(ifindex, direction.attach_type)
+        return len(names)
 
 
 def program_name(flags: DeviceFlag, direction: Direction) -> str:

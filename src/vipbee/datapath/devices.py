@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from vipbee.address import V4_PREFIX
 from vipbee.datapath import rtnetlink as nl
 
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x8, 0x10, 0x100
 _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
 _GROUPS = (
     _RTMGRP_LINK
+    | _RTMGRP_TC  # somebody may remove our filter (F52)
     | _RTMGRP_IPV4_IFADDR
     | _RTMGRP_IPV6_IFADDR
     | _RTMGRP_IPV4_ROUTE

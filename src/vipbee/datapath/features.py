@@ -46,7 +46,16 @@ PACKET_MAPS = tuple(
 )
 """Maps only the packet programs use."""
 
-_UNSIZED = {MapName.SOCKET_FLOWS, MapName.REASONS, MapName.AGENT, *PACKET_MAPS}
+_UNSIZED_PACKET_MAPS = {MapName.DEVICES, MapName.REFUSAL_BUDGETS}
+_UNSIZED = {
+    MapName.ADDRESS_FILTER,
+    MapName.TCP_FLOWS,
+    MapName.TCP_CLAIMS,
+    MapName.SOCKET_FLOWS,
+    MapName.REASONS,
+    MapName.AGENT,
+    *_UNSIZED_PACKET_MAPS,
+}
 SIZED_MAPS = tuple(str(name) for name in MapName if name not in _UNSIZED)
 """Maps whose max_entries the configuration decides."""
 
@@ -59,6 +68,8 @@ class Features:
     socket_storage: bool  # reverse state in the socket; else an LRU map by cookie
     stale_iterator: bool  # find stale UDP sockets in all namespaces at once
     release_iterator: bool  # release them in the kernel (6.5); else through sock_diag
+    coarse_clock: bool = False  # bpf_ktime_get_coarse_ns() (5.11), cheaper per packet
+    fib_skip_neighbour: bool = False  # BPF_FIB_LOOKUP_SKIP_NEIGH (6.3)
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -96,6 +107,9 @@ def probe_features() -> Features:
         release_iterator=storage
         and _kernel_has_symbol("bpf_sock_destroy")
         and try_load(RELEASE_ITERATOR) is None,
+        # a flag that the kernel does not know fails at run time only
+        coarse_clock=_kernel_has_symbol("BPF_FUNC_ktime_get_coarse_ns"),
+        fib_skip_neighbour=_kernel_has_symbol("BPF_FIB_LOOKUP_SKIP_NEIGH"),
     )
 
 

@@ -40,7 +40,7 @@ class Hook:
 
 def read_hooks(directory: PinDirectory) -> list[Hook]:
     """Every socket hook, attached or not; empty if the socket layer is switched off."""
-    pinned = directory.names("links")
+    pinned = set(directory.names("links")) & set(SOCKET_PROGRAMS)
     return [_read_hook(directory, name) for name in SOCKET_PROGRAMS] if pinned else []
 
 

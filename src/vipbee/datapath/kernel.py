@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
@@ -17,8 +18,7 @@ import numpy as np
 from vipbee.abi import Layouts, MapName
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Capacity, Records, Snapshot
-from vipbee.datapath import syscall
-from vipbee.datapath.address_filter import AddressFilter
+from vipbee.datapath import address_filter, syscall
 from vipbee.datapath.pins import PinDirectory
 from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
 
@@ -30,6 +30,7 @@ _FULL = {errno.E2BIG, errno.ENOMEM, errno.ENOSPC}
 _TABLES = {
     MapName.FRONTENDS: ("frontend_key", "frontend"),
     MapName.ADDRESSES: ("address", "u4"),
+    MapName.ADDRESS_FILTER: ("u4", "u8"),
     MapName.SLOTS: ("u4", "u4"),
     MapName.BACKENDS: ("u4", "backend"),
     MapName.SERVICES: ("u4", "service_info"),
@@ -41,37 +42,47 @@ _TABLES = {
     MapName.UDP_FLOWS: ("udp_flow_key", "udp_flow"),
     MapName.REASONS: ("u4", "u8"),
 }
+_PACKET_TABLES = {
+    MapName.DEVICES: ("u4", "device"),
+    MapName.SOURCE_RANGES: ("source_range_key", "u4"),
+    MapName.CONNTRACK_OUTSIDE: ("flow_tuple", "conntrack"),
+    MapName.CONNTRACK_NEW_OUTSIDE: ("flow_tuple", "conntrack"),
+    MapName.CONNTRACK_POD: ("flow_tuple", "conntrack"),
+    MapName.CONNTRACK_NEW_POD: ("flow_tuple", "conntrack"),
+    MapName.NAT_OUTSIDE: ("flow_tuple", "nat"),
+    MapName.NAT_NEW_OUTSIDE: ("flow_tuple", "nat"),
+    MapName.NAT_POD: ("flow_tuple", "nat"),
+    MapName.NAT_NEW_POD: ("flow_tuple", "nat"),
+}
+"""Pinned if the packet layer was ever on."""
 
 
 class KernelTables:
     """Pinned maps, open. Close it, or use it as a context manager."""
 
-    def __init__(
-        self, directory: PinDirectory, layouts: Layouts, *, read_only: bool = False
-    ) -> None:
+    def __init__(self, directory: PinDirectory, layouts: Layouts) -> None:
         """Open every table; raise EnvironmentUnusable if a pin is missing."""
+        self._directory = directory
         self._layouts = layouts
         self._fds: dict[MapName, int] = {}
         self._infos: dict[MapName, syscall.MapInfo] = {}
-        self._filter: AddressFilter | None = None
-        for name in _TABLES:
-            fd = directory.get("maps", name, read_only=read_only)
+        self.open()
+
+    def open(self) -> None:
+        """Open what is pinned now, in place of what is open."""
+        self.close()
+        self._infos.clear()
+        for name in (*_TABLES, *_PACKET_TABLES):
+            fd = self._directory.get("maps", name)
+            if fd is None and name in _PACKET_TABLES:
+                continue
             if fd is None:
                 self.close()
-                raise _missing(name)
+                raise EnvironmentUnusable(
+                    f"the pinned map {name} is missing", remedy="restart the agent to repair it"
+                )
             self._fds[name] = fd
             self._infos[name] = syscall.map_info(fd)
-        self._filter = None if read_only else self._open_filter(directory)
-
-    def _open_filter(self, directory: PinDirectory) -> AddressFilter:
-        fd = directory.get("maps", MapName.ADDRESS_FILTER)
-        if fd is None:
-            self.close()
-            raise _missing(MapName.ADDRESS_FILTER)
-        try:
-            return AddressFilter(fd)
-        finally:
-            os.close(fd)
 
     def __enter__(self) -> KernelTables:
         return self
@@ -88,9 +99,6 @@ class KernelTables:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        if self._filter is not None:
-            self._filter.close()
-            self._filter = None
 
     @property
     def capacity(self) -> Capacity:
@@ -105,6 +113,10 @@ class KernelTables:
             ),
         )
 
+    def has(self, name: MapName) -> bool:
+        """Whether this map is there; those of the packet layer need not be."""
+        return name in self._fds
+
     def max_entries(self, name: MapName) -> int:
         return self._infos[name].max_entries
 
@@ -112,15 +124,24 @@ class KernelTables:
         """The kernel's id of the open map: compare with a pin to notice that it was replaced."""
         return self._infos[name].id
 
+    def map_ids(self) -> dict[str, int]:
+        """The same of every open map, by name."""
+        return {str(name): info.id for name, info in self._infos.items()}
+
     # ---- writing ---------------------------------------------------------------------
 
     def apply(self, op: Op) -> None:
         if op.values is None:
             self._delete(op.map, op.keys)
         else:
-            if op.map == MapName.ADDRESSES and self._filter is not None:
-                self._filter.add(op.keys)  # first, or the hooks would not look for them
+            if op.map == MapName.ADDRESSES:  # first the bits, or nobody looks for the rest
+                address_filter.add(self._fds[MapName.ADDRESS_FILTER], op.keys)
             self._put(op.map, op.keys, op.values)
+
+    def renew_address_filter(self) -> None:
+        """Make the filter say what `addresses` says. Only for who writes the tables."""
+        keys, _ = self.read_hash(MapName.ADDRESSES)
+        address_filter.replace(self._fds[MapName.ADDRESS_FILTER], keys)
 
     def _put(self, name: MapName, keys: Records, values: Records) -> None:
         fd = self._fds[name]
@@ -176,8 +197,6 @@ class KernelTables:
     def snapshot(self) -> Snapshot:
         frontend_keys, frontends = self.read_hash(MapName.FRONTENDS)
         address_keys, addresses = self.read_hash(MapName.ADDRESSES)
-        if self._filter is not None:
-            self._filter.replace(address_keys)  # bits of addresses that went away since
         service_ids, services = self.read_hash(MapName.SERVICES)
         return Snapshot(
             frontend_keys=frontend_keys,
@@ -229,9 +248,20 @@ class KernelTables:
     def read_hash(self, name: MapName) -> tuple[Records, Records]:
         """Every entry as parallel keys and values, in no order."""
         key_dtype, value_dtype = self._dtypes(name)
-        key_parts: list[bytes] = []
-        value_parts: list[bytes] = []
-        size = 4096
+        chunks = list(self.walk_hash(name))
+        # not np.concatenate: it turns big-endian members into native ones
+        return (
+            np.frombuffer(b"".join(keys.tobytes() for keys, _ in chunks), dtype=key_dtype),
+            np.frombuffer(b"".join(values.tobytes() for _, values in chunks), dtype=value_dtype),
+        )
+
+    def walk_hash(self, name: MapName, at_most: int = 131072) -> Iterator[tuple[Records, Records]]:
+        """The same in chunks of up to `at_most` entries (more if one bucket holds more).
+
+        Entries that come or go between two chunks may be missed or met twice.
+        """
+        key_dtype, value_dtype = self._dtypes(name)
+        size = min(4096, at_most)
         cursor = bytearray(max(16, key_dtype.itemsize))
         first, at_end = True, False
         while not at_end:
@@ -242,19 +272,14 @@ class KernelTables:
             except syscall.BatchError as error:
                 if error.errno == errno.ENOSPC:
                     size *= 2  # one hash bucket holds more than the buffer
+                    at_most = max(at_most, size)
                     continue
                 if error.errno != errno.ENOENT:
                     raise KernelError(f"map {name} cannot be read", error.errno or 0) from error
                 done, at_end = error.done, True
             first = False
-            key_parts.append(keys[:done].tobytes())
-            value_parts.append(values[:done].tobytes())
-            size = min(size * 2, 131072)
-        # not np.concatenate: it turns big-endian members into native ones
-        return (
-            np.frombuffer(b"".join(key_parts), dtype=key_dtype),
-            np.frombuffer(b"".join(value_parts), dtype=value_dtype),
-        )
+            yield keys[:done], values[:done]
+            size = min(size * 2, at_most)
 
     def read_reasons(self) -> np.ndarray:
         """u8 by enum reason, summed over CPUs."""
@@ -272,12 +297,6 @@ class KernelTables:
     def _dtypes(self, name: MapName) -> tuple[np.dtype, np.dtype]:
         key, value = (
             np.dtype(part) if part.startswith("u") and part[1:].isdigit() else self._layouts[part]
-            for part in _TABLES[name]
+            for part in (_TABLES | _PACKET_TABLES)[name]
         )
         return key, value
-
-
-def _missing(name: MapName) -> EnvironmentUnusable:
-    return EnvironmentUnusable(
-        f"the pinned map {name} is missing", remedy="restart the agent to repair it"
-    )

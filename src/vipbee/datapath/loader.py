@@ -17,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins, syscall
-from vipbee.datapath.features import SOCKET_PROGRAMS, Features
+from vipbee.datapath.features import PACKET_MAPS, PACKET_PROGRAMS, SOCKET_PROGRAMS, Features
 from vipbee.datapath.objectfile import RODATA, ObjectFile
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.syscall import ATTACH_TYPES
@@ -43,6 +43,12 @@ class LoadRequest:
     node_netns_cookie: int
     bind_protection: bool = False
     socket_lb: bool = True
+    packet_lb: bool = False
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Everything to load; packet programs are attached by attach_tc, not here."""
+        return self.features.programs + (PACKET_PROGRAMS if self.packet_lb else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Loaded:
     adopted: bool  # False: maps are new and empty
     replaced: tuple[str, ...]  # programs attached anew or exchanged
     kept_sizes: Mapping[str, tuple[int, int]]  # map: (pinned, configured) where they differ
+    packet_lb: bool = False  # the packet programs are pinned and may be attached
+    packet_problem: str = ""  # why they are not, although they were asked for
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -69,6 +77,17 @@ def load(request: LoadRequest) -> Loaded:
             remedy="run the vipbee version that made it, or `vipbee cleanup` "
             "(Services stop until the agent is ready again)",
         )
+    if not request.packet_lb:
+        return _load(request)
+    try:
+        return _load(request)
+    except KernelError as error:
+        # The socket layer must not suffer from what the packet layer needs.
+        loaded = _load(replace(request, packet_lb=False))
+        return replace(loaded, packet_problem=str(error).splitlines()[0])
+
+
+def _load(request: LoadRequest) -> Loaded:
     existing = pins.open_for_reading(request.bpf_root)
     with contextlib.ExitStack() as stack:
         object_file = stack.enter_context(ObjectFile.open())
@@ -76,12 +95,12 @@ def load(request: LoadRequest) -> Loaded:
         object_file.load()
         if existing is not None:
             replaced = _bring_up_to_date(object_file, existing, request)
-            return Loaded(existing, True, tuple(replaced), kept_sizes)
+            return Loaded(existing, True, tuple(replaced), kept_sizes, request.packet_lb)
         with pins.creating(request.bpf_root) as fresh:
             replaced = _bring_up_to_date(object_file, fresh, request)
     created = pins.open_for_reading(request.bpf_root)
     assert created is not None
-    return Loaded(created, False, tuple(replaced), {})
+    return Loaded(created, False, tuple(replaced), {}, request.packet_lb)
 
 
 def _prepare(
@@ -89,14 +108,21 @@ def _prepare(
 ) -> dict[str, tuple[int, int]]:
     """Everything between open and load; returns map sizes that stay as they are pinned."""
     features = request.features
-    object_file.keep_programs(features.programs)
+    object_file.keep_programs(request.programs)
     object_file.configure(
         node_netns_cookie=request.node_netns_cookie,
         has_set_retval=features.set_retval,
         has_socket_storage=features.socket_storage,
         bind_protection=request.bind_protection,
+        packet_lb=request.packet_lb,
+        has_coarse_clock=features.coarse_clock,
+        has_fib_skip_neigh=features.fib_skip_neighbour,
     )
-    object_file.set_max_entries(request.sizes)
+    if not request.packet_lb:
+        for name in PACKET_MAPS:
+            object_file.skip_map(name)
+    created = object_file.map_names
+    object_file.set_max_entries({n: size for n, size in request.sizes.items() if n in created})
     kept: dict[str, tuple[int, int]] = {}
     if existing is None:
         return kept
@@ -142,7 +168,7 @@ def _bring_up_to_date(
                 _attach(object_file, directory, name, cgroup_fd)
                 directory.put("programs", name, object_file.program_fd(name))
                 replaced.append(name)
-    for name in set(request.features.programs) - set(SOCKET_PROGRAMS):  # no link: run on demand
+    for name in set(request.programs) - set(SOCKET_PROGRAMS):  # their links are not made here
         with _closing(directory.get("programs", name)) as pinned_fd:
             if pinned_fd is None or not _is_same(object_file, name, pinned_fd, map_ids):
                 directory.put("programs", name, object_file.program_fd(name))

@@ -111,8 +111,8 @@ class ObjectFile:
             self._check(self._lib.bpf_map__set_max_entries(self._maps[name], entries), name)
 
     def skip_map(self, name: str) -> None:
-        """Do not create a map this kernel lacks; no loaded program may use it."""
-        self._check(self._lib.bpf_map__set_autocreate(self._maps[name], False), name)
+        """Do not create a map; it is not among `map_names` then. No loaded program may use it."""
+        self._check(self._lib.bpf_map__set_autocreate(self._maps.pop(name), False), name)
 
     def keep_programs(self, names: Iterable[str]) -> None:
         """Load these programs only."""

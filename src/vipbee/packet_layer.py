@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's part in the packet layer: programs on the right devices, `devices` up to date.
+
+    netlink ──► read_devices ──► decide_roles ──► map `devices`, then PacketHooks
+
+What cannot be attached is a problem for `vipbee status` and is tried again; nothing here
+ever stops the socket layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+
+from vipbee.abi import DeviceFlag, Layouts, MapName
+from vipbee.core.plan import Op
+from vipbee.datapath.attach_tc import Attached, PacketHooks, remove_filters, remove_links
+from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.device_roles import Role, decide_roles, render_devices
+from vipbee.datapath.devices import device_changes, read_devices
+from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.loader import Loaded, LoadRequest
+from vipbee.errors import CapacityError, KernelError
+from vipbee.model import Problem
+
+log = structlog.get_logger()
+
+CHECK_INTERVAL_S = 30.0
+"""Between two looks without a notice: a link that somebody detached by force gives none."""
+SUBJECT = "Packet layer"
+
+
+class DeviceLists(NamedTuple):
+    """--devices and --pod-devices; empty: found by itself."""
+
+    uplinks: tuple[str, ...] = ()
+    pods: tuple[str, ...] = ()
+
+
+def start_packet_layer(
+    request: LoadRequest, loaded: Loaded, tables: KernelTables, lists: DeviceLists
+) -> PacketLayer:
+    """The layer as it was loaded; if it is switched off, nothing of it stays attached."""
+    cookie = request.node_netns_cookie
+    if loaded.packet_lb:
+        hooks = PacketHooks(loaded.directory, cookie)
+        return PacketLayer(hooks, tables, load_layouts(), lists)
+    if not request.packet_lb:
+        removed = remove_links(loaded.directory)
+        removed += remove_filters(loaded.directory, cookie, read_devices())
+        if removed:
+            log.info("packet programs removed: the packet layer is off", hooks=removed)
+    # else the kernel refused our programs: those of the former version stay where they are
+    layer = PacketLayer(None, tables, load_layouts(), lists)
+    if loaded.packet_problem:
+        layer.refused = f"only sockets on this node are served: {loaded.packet_problem}"
+    return layer
+
+
+class PacketLayer:
+    """Follows the devices of this namespace; without `hooks` it does nothing.
+
+    The caller holds the lock on the pins.
+    """
+
+    def __init__(
+        self, hooks: PacketHooks | None, tables: KernelTables, layouts: Layouts, lists: DeviceLists
+    ) -> None:
+        self.refused = ""
+        """Why the layer is off although it was asked for."""
+        self._hooks = hooks
+        self._tables = tables
+        self._layouts = layouts
+        self._lists = lists
+        self._failures: Mapping[str, str] = {}
+        self._has_uplink = True
+
+    async def follow_devices(self, tell: Callable[[], None]) -> None:
+        """Attach to what appears, detach from what goes; `tell` when problems may have changed."""
+        if self._hooks is None:
+            return
+        async with aclosing(_changes_or_time()) as changes:
+            async for _ in changes:
+                before = self.problems()
+                # in a thread: each attachment waits for an RCU grace period
+                await asyncio.to_thread(self.bring)
+                if self.problems() != before:
+                    tell()
+
+    def bring(self) -> None:
+        """One comparison of what is with what should be."""
+        if self._hooks is None:
+            return
+        try:
+            roles = decide_roles(read_devices(), self._lists.uplinks, self._lists.pods)
+            self._write(roles, keep=True)  # a program must find its device
+            done = self._hooks.bring(roles)
+            self._write(roles, keep=False)
+        except (OSError, KernelError, CapacityError) as error:
+            self._failures = {"": str(error)}
+            log.error("devices cannot be followed", reason=str(error))
+            return
+        self._has_uplink = any(role.flags & DeviceFlag.UPLINK for role in roles.values())
+        self._note(done, by="tcx" if self._hooks.uses_tcx else "clsact")
+
+    def problems(self) -> list[Problem]:
+        """What an operator must know."""
+        if self.refused:
+            return [Problem(SUBJECT, self.refused, is_error=True)]
+        found = [
+            Problem(
+                SUBJECT,
+                f"its programs cannot be attached to {device}: {reason}" if device else reason,
+                is_error=True,
+            )
+            for device, reason in sorted(self._failures.items())
+        ]
+        if not self._has_uplink:
+            message = "no uplink device was found: name it with --devices"
+            found.append(Problem(SUBJECT, message, is_error=False))
+        return found
+
+    def _note(self, done: Attached, *, by: str) -> None:
+        for device, reason in done.failures.items():
+            if self._failures.get(device) != reason:
+                log.error("packet programs not attached", device=device, reason=reason)
+        self._failures = done.failures
+        if done.changed or done.removed:
+            log.info(
+                "packet programs attached",
+                to=", ".join(done.changed),
+                removed=done.removed,
+                by=by,
+            )
+
+    def _write(self, roles: Mapping[int, Role], *, keep: bool) -> None:
+        """Put what differs into `devices`; without `keep`, delete what is gone as well."""
+        keys, values = render_devices(self._layouts, roles, _node_addresses(roles))
+        old_keys, old_values = self._tables.read_hash(MapName.DEVICES)
+        old = dict(zip(old_keys.tolist(), old_values, strict=True))
+        differs = np.array(
+            [old.get(key) != value for key, value in zip(keys.tolist(), values, strict=True)], bool
+        )
+        if differs.any():
+            self._tables.apply(Op(MapName.DEVICES, keys[differs], values[differs]))
+        gone = np.setdiff1d(old_keys, keys)
+        if len(gone) and not keep:
+            self._tables.apply(Op(MapName.DEVICES, gone, None))
+
+
+def _node_addresses(roles: Mapping[int, Role]) -> list[bytes]:
+    """Every address of the node, the preferred one of each family first."""
+    preferred = sorted(
+        roles.items(),
+        key=lambda item: (
+            not item[1].device.has_default_route,
+            not item[1].flags & DeviceFlag.UPLINK,
+            item[0],
+        ),
+    )
+    return [address for _, role in preferred for address, _ in role.device.addresses]
+
+
+async def _changes_or_time() -> AsyncGenerator[None, None]:
+    """Yield at every change of devices, and after CHECK_INTERVAL_S without one."""
+    woken = asyncio.Event()
+
+    async def listen() -> None:
+        async for _ in device_changes():
+            woken.set()
+
+    listener = asyncio.create_task(listen(), name="device notices")
+    try:
+        while True:
+            waiting = asyncio.create_task(woken.wait())
+            await asyncio.wait(
+                (waiting, listener), timeout=CHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            waiting.cancel()
+            if listener.done():
+                listener.result()
+            woken.clear()
+            yield
+    finally:
+        listener.cancel()
