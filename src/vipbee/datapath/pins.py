@@ -125,9 +125,18 @@ def exclusive(bpf_root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                         remedy="stop it first, or choose another directory with --bpf-root",
                     ) from None
                 time.sleep(0.05)
+        if not _is_at(bpf_root, fd):  # a cleanup held the lock that we waited for
+            raise EnvironmentUnusable(f"{bpf_root} was removed meanwhile", remedy="start again")
         yield
     finally:
         os.close(fd)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def is_held(bpf_root: Path) -> bool:
