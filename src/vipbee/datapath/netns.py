@@ -54,9 +54,13 @@ async def local_addresses() -> tuple[bytes, ...]:
 
 
 async def address_changes() -> AsyncIterator[None]:
-    """Yield whenever an address of this namespace was added or removed (bursts as one)."""
+    """Yield whenever an address of this namespace was added or removed (bursts as one).
+
+    And once at the start, for what changed before anybody listened.
+    """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
+    changed.set()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
         netlink.setblocking(False)
