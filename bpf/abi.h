@@ -83,6 +83,13 @@ enum address_flag {
 	ADDRESS_SNAT = 32,
 };
 
+/*
+ * address_filter: 2^ADDRESS_FILTER_BITS bits in words of 64; see address_filter.h. The
+ * factor is 2^32 divided by the golden ratio, which keeps neighbours apart.
+ */
+#define ADDRESS_FILTER_BITS 20
+#define ADDRESS_FILTER_FACTOR 0x9e3779b1U
+
 /* ---- backends: who answers ------------------------------------------------ */
 
 enum backend_flag {
@@ -183,6 +190,20 @@ struct socket_flow {
 	__u8 protocol;
 	__u8 flags; /* enum socket_flow_flag */
 	__u8 pad[2];
+};
+
+/* A TCP socket's flow, in the place its cookie names; see tcp_flow.h. */
+struct tcp_flow {
+	struct socket_flow flow;
+	__u32 pad;
+	__u64 cookie; /* whose flow this is; cookies are never used twice */
+};
+
+#define CLAIMS_PER_LINE 16
+
+/* Who has the places, a cache line for 16 of them: cookies count up, so lines stay warm. */
+struct tcp_claims {
+	__u32 of[CLAIMS_PER_LINE]; /* low half: 1 if taken; high half: sockets that came second */
 };
 
 enum udp_flow_direction {

@@ -9,6 +9,9 @@
 
 #include "abi.h"
 
+/* A power of two. So many TCP flows at once are fast, however many there may be: 4.25 MiB. */
+#define TCP_PLACES 65536
+
 /* clang-format off */
 
 /* ---- tables: written by the agent, read by the datapath ---- */
@@ -28,6 +31,14 @@ struct {
 	__type(key, struct address);
 	__type(value, __u32); /* enum address_flag */
 } addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << (ADDRESS_FILTER_BITS - 6));
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64); /* 64 bits of address_filter.h */
+} address_filter SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -72,6 +83,23 @@ struct {
 
 /* ---- state: written and read by the datapath ---- */
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TCP_PLACES);
+	__uint(map_flags, BPF_F_MMAPABLE); /* page-aligned: one cache line for each place */
+	__type(key, __u32); /* socket cookie modulo TCP_PLACES */
+	__type(value, struct tcp_flow);
+} tcp_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TCP_PLACES / CLAIMS_PER_LINE);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tcp_claims);
+} tcp_claims SEC(".maps");
+
+/* Flows of UDP sockets, and of TCP sockets that found their place taken. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

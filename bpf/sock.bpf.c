@@ -18,6 +18,7 @@
 
 #include "abi.h"
 #include "addr.h"
+#include "address_filter.h"
 #include "backend.h"
 #include "config.h"
 #include "count.h"
@@ -110,16 +111,19 @@ static __always_inline enum outcome refuse_new(const struct frontend *frontend)
 /*
  * `flow` may be NULL: then always a new choice. Otherwise a flow to the same Service
  * stays where it is while its backend serves, whatever the sets say now (R110).
+ *
+ * Out of line and not unrolled: the hooks run cold, between thousands of instructions of
+ * the network stack, so they cost what they touch, and that includes their own code.
  */
-static __always_inline enum outcome decide(struct bpf_sock_addr *ctx,
-					   const struct frontend_key *dialled,
-					   const struct socket_flow *flow, struct choice *choice,
-					   __u32 *service_id)
+static __noinline enum outcome decide(struct bpf_sock_addr *ctx, const struct frontend_key *dialled,
+				      const struct socket_flow *flow, struct choice *choice,
+				      __u32 *service_id)
 {
 	struct frontend frontend;
 	__u32 flags;
 	int attempt;
 
+#pragma clang loop unroll(disable)
 	for (attempt = 0; attempt < TABLE_ATTEMPTS; attempt++) {
 		if (!find_dialled(ctx, dialled, &flags, &frontend)) {
 			if (!(flags & ADDRESS_CLUSTER_IP))
@@ -176,19 +180,39 @@ static __always_inline int reject(struct bpf_sock_addr *ctx, int family,
 	return DENY;
 }
 
+/*
+ * Whether a TCP socket can have a flow from an earlier connection: the kernel keeps the
+ * destination over a disconnect. Spares every other connection the look for a flow.
+ */
+static __always_inline int was_connected(struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && (ctx->sk->dst_ip4 || ctx->sk->dst_ip6[0] || ctx->sk->dst_ip6[3]);
+}
+
+/* Reconnect from a VIP to something else. */
+static __always_inline void forget_connection(struct bpf_sock_addr *ctx)
+{
+	struct socket_flow *flow;
+
+	if (ctx->protocol == IPPROTO_TCP && !was_connected(ctx))
+		return;
+	flow = find_flow(ctx);
+	if (flow)
+		close_flow(flow);
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
 				   const struct frontend_key *dialled)
 {
+	enum outcome outcome = OUTCOME_PASS;
 	struct socket_flow *flow;
 	struct choice choice = {};
-	enum outcome outcome;
 	__u32 service_id = 0;
 
-	outcome = decide(ctx, dialled, NULL, &choice, &service_id);
+	if (may_be_known(&dialled->address))
+		outcome = decide(ctx, dialled, NULL, &choice, &service_id);
 	if (outcome == OUTCOME_PASS) {
-		flow = find_flow(ctx); /* reconnect from a VIP to something else */
-		if (flow)
-			close_flow(flow);
+		forget_connection(ctx);
 		return ALLOW;
 	}
 	if (outcome != OUTCOME_TRANSLATE)
@@ -203,16 +227,15 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
 }
 
 /* A second, third … VIP of one unconnected socket. */
-static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family,
-					   struct socket_flow *first,
-					   const struct frontend_key *dialled)
+static __always_inline enum outcome choose_further(struct bpf_sock_addr *ctx,
+						   const struct frontend_key *dialled,
+						   struct socket_flow *first, struct choice *choice)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct udp_flow_key key =
 		udp_flow_key(cookie, &dialled->address, dialled->port, UDP_FLOW_FORWARD);
 	struct udp_flow *known = bpf_map_lookup_elem(&udp_flows, &key);
 	struct socket_flow flow = {};
-	struct choice choice = {};
 	struct udp_flow value = {};
 	enum outcome outcome;
 	__u32 service_id = 0;
@@ -222,34 +245,31 @@ static __always_inline int sendmsg_further(struct bpf_sock_addr *ctx, int family
 		flow.backend_id = known->backend_id;
 		flow.generation = known->generation;
 	}
-	outcome = decide(ctx, dialled, known ? &flow : NULL, &choice, &service_id);
-	if (outcome == OUTCOME_PASS) {
+	outcome = decide(ctx, dialled, known ? &flow : NULL, choice, &service_id);
+	if (outcome == OUTCOME_PASS)
 		forget_reverse(cookie, &dialled->address, dialled->port);
-		return ALLOW;
-	}
 	if (outcome != OUTCOME_TRANSLATE)
-		return reject(ctx, family, dialled, outcome);
+		return outcome;
 	value.service_id = service_id;
-	value.backend_id = choice.backend_id;
-	value.generation = choice.generation;
-	if (!known || known->backend_id != choice.backend_id ||
-	    known->generation != choice.generation) {
-		value.address = choice.address;
-		value.port = choice.port;
+	value.backend_id = choice->backend_id;
+	value.generation = choice->generation;
+	if (!known || known->backend_id != choice->backend_id ||
+	    known->generation != choice->generation) {
+		value.address = choice->address;
+		value.port = choice->port;
 		keep_udp_flow(&key, &value);
 		/* Counted as opened and closed at once: nobody tells us when it ends. */
-		count_opened(service_id, choice.backend_id);
-		count_closed(service_id, choice.backend_id, choice.generation);
+		count_opened(service_id, choice->backend_id);
+		count_closed(service_id, choice->backend_id, choice->generation);
 	}
-	key = udp_flow_key(cookie, &choice.address, choice.port, UDP_FLOW_REVERSE);
+	key = udp_flow_key(cookie, &choice->address, choice->port, UDP_FLOW_REVERSE);
 	value.address = dialled->address;
 	value.port = dialled->port;
 	keep_udp_flow(&key, &value);
 	if (!(first->flags & FLOW_CONNECTED) &&
-	    flow_comes_from(first, &choice.address, choice.port))
+	    flow_comes_from(first, &choice->address, choice->port))
 		first->flags |= FLOW_SHARED;
-	set_destination(ctx, family, &choice.address, choice.port);
-	return ALLOW;
+	return OUTCOME_TRANSLATE;
 }
 
 /* connect(AF_UNSPEC) calls no hook, so a flow may outlive the connection it was made for. */
@@ -260,42 +280,73 @@ static __always_inline int is_connected(struct bpf_sock_addr *ctx)
 	return sk && sk->state == BPF_TCP_ESTABLISHED; /* UDP has this state as well */
 }
 
-static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,
-				   const struct frontend_key *dialled)
+/*
+ * Where a datagram goes; `flow` may be NULL. Out of line, as its common case is dealt with
+ * before. So nothing here may write to ctx: the compiler would do it through a pointer of
+ * its own making ("dereference of modified ctx ptr", clang 14).
+ */
+static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
+						   const struct frontend_key *dialled,
+						   struct socket_flow *flow, struct choice *choice)
 {
-	struct socket_flow *flow = find_flow(ctx);
-	struct choice choice = {};
 	enum outcome outcome;
 	__u32 service_id = 0;
 
 	if (flow && flow->flags & FLOW_CONNECTED && !is_connected(ctx))
 		flow->flags &= ~FLOW_CONNECTED;
 	if (flow && flow->service_id && !flow_is_for(flow, dialled)) {
-		if (flow_comes_from(flow, &dialled->address, dialled->port) &&
-		    !(flow->flags & FLOW_CONNECTED))
-			close_flow(flow); /* now dials that backend by its own address */
-		else
-			return sendmsg_further(ctx, family, flow, dialled);
+		if (!flow_comes_from(flow, &dialled->address, dialled->port) ||
+		    flow->flags & FLOW_CONNECTED)
+			return choose_further(ctx, dialled, flow, choice);
+		close_flow(flow); /* now dials that backend by its own address */
 	}
-	outcome = decide(ctx, dialled, flow, &choice, &service_id);
-	if (outcome == OUTCOME_PASS) {
-		if (flow)
-			forget_reverse(bpf_get_socket_cookie(ctx), &dialled->address,
-				       dialled->port);
-		return ALLOW;
-	}
+	outcome = decide(ctx, dialled, flow, choice, &service_id);
+	if (outcome == OUTCOME_PASS && flow)
+		forget_reverse(bpf_get_socket_cookie(ctx), &dialled->address, dialled->port);
 	if (outcome != OUTCOME_TRANSLATE)
-		return reject(ctx, family, dialled, outcome);
+		return outcome;
 	/* of VIPs that share a backend, answers show the one asked last (R124) */
 	if (flow && flow->flags & FLOW_SHARED)
-		forget_reverse(bpf_get_socket_cookie(ctx), &choice.address, choice.port);
+		forget_reverse(bpf_get_socket_cookie(ctx), &choice->address, choice->port);
 	if (!flow)
 		flow = create_flow(ctx);
 	if (!flow)
 		count_reason(REASON_FLOW_NOT_STORED);
-	else if (!flow_is_for(flow, dialled) || flow->backend_id != choice.backend_id ||
-		 flow->generation != choice.generation)
-		open_flow(flow, dialled, service_id, &choice, 0);
+	else if (!flow_is_for(flow, dialled) || flow->backend_id != choice->backend_id ||
+		 flow->generation != choice->generation)
+		open_flow(flow, dialled, service_id, choice, 0);
+	return OUTCOME_TRANSLATE;
+}
+
+/* One more datagram to the same VIP: stays while its backend serves (R110). */
+static __always_inline int continues(const struct socket_flow *flow,
+				     const struct frontend_key *dialled, struct choice *choice)
+{
+	const struct frontend *frontend;
+
+	if (!flow_is_for(flow, dialled) || flow->flags & (FLOW_SHARED | FLOW_CONNECTED))
+		return 0;
+	frontend = find_frontend(dialled);
+	return frontend && take_flow_backend(flow, frontend->service_id, choice);
+}
+
+static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,
+				   const struct frontend_key *dialled)
+{
+	struct socket_flow *flow = find_flow(ctx);
+	struct choice choice = {};
+	enum outcome outcome;
+
+	if (!flow && !may_be_known(&dialled->address))
+		return ALLOW;
+	if (flow && continues(flow, dialled, &choice))
+		outcome = OUTCOME_TRANSLATE;
+	else
+		outcome = choose_for_datagram(ctx, dialled, flow, &choice);
+	if (outcome == OUTCOME_PASS)
+		return ALLOW;
+	if (outcome != OUTCOME_TRANSLATE)
+		return reject(ctx, family, dialled, outcome);
 	set_destination(ctx, family, &choice.address, choice.port);
 	return ALLOW;
 }
@@ -465,20 +516,9 @@ int vipbee_post_bind6(struct bpf_sock *ctx)
 SEC("cgroup/sock_release")
 int vipbee_sock_release(struct bpf_sock *ctx)
 {
-	struct socket_flow *flow;
-	__u64 cookie;
-
-	if (config.has_socket_storage) {
-		flow = bpf_sk_storage_get(&socket_flows, ctx, NULL, 0);
-		if (flow)
-			close_flow(flow);
-		return ALLOW;
-	}
-	cookie = bpf_get_socket_cookie(ctx);
-	flow = bpf_map_lookup_elem(&socket_flows_lru, &cookie);
-	if (flow) {
-		close_flow(flow);
-		bpf_map_delete_elem(&socket_flows_lru, &cookie);
-	}
+	if (ctx->protocol == IPPROTO_TCP)
+		release_tcp_flow(ctx);
+	else if (ctx->protocol == IPPROTO_UDP)
+		release_stored_flow(ctx);
 	return ALLOW;
 }

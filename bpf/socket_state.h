@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What a socket remembers of the VIP it dialled, so that the application never sees
- * a backend (R121). In socket storage: it cannot be evicted, cannot collide and goes
- * with the socket. Without that, in an LRU map by socket cookie.
+ * a backend (R121). It cannot be evicted, cannot collide and goes with the socket:
+ *
+ *   TCP    its place in an array (tcp_flow.h); if that is taken, as UDP
+ *   UDP    socket storage, where the stale iterator finds the socket
+ *   below  in place of socket storage an LRU map by cookie, on kernels without it
  *
  * The hooks of one socket never run at the same time: the kernel holds the socket
  * lock around each (BPF_CGROUP_RUN_SA_PROG_LOCK), so plain writes are enough.
@@ -18,8 +21,9 @@
 #include "config.h"
 #include "count.h"
 #include "maps.h"
+#include "tcp_flow.h"
 
-static __always_inline struct socket_flow *find_flow(struct bpf_sock_addr *ctx)
+static __always_inline struct socket_flow *find_stored_flow(struct bpf_sock_addr *ctx)
 {
 	__u64 cookie;
 
@@ -32,7 +36,7 @@ static __always_inline struct socket_flow *find_flow(struct bpf_sock_addr *ctx)
 	return bpf_map_lookup_elem(&socket_flows_lru, &cookie);
 }
 
-static __always_inline struct socket_flow *create_flow(struct bpf_sock_addr *ctx)
+static __always_inline struct socket_flow *create_stored_flow(struct bpf_sock_addr *ctx)
 {
 	struct socket_flow empty = {};
 	__u64 cookie;
@@ -48,12 +52,92 @@ static __always_inline struct socket_flow *create_flow(struct bpf_sock_addr *ctx
 	return bpf_map_lookup_elem(&socket_flows_lru, &cookie);
 }
 
+static __always_inline struct socket_flow *find_tcp_flow(struct bpf_sock_addr *ctx, __u64 cookie)
+{
+	const __u32 *claims = tcp_claims_on_place(cookie);
+	struct tcp_flow *place;
+
+	if (!claims || !*claims)
+		return NULL;
+	place = tcp_place(cookie);
+	if (place && place->cookie == cookie)
+		return &place->flow;
+	return *claims >= CAME_SECOND ? find_stored_flow(ctx) : NULL;
+}
+
+static __always_inline struct socket_flow *create_tcp_flow(struct bpf_sock_addr *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct socket_flow *flow = find_tcp_flow(ctx, cookie); /* of an earlier connection */
+	__u32 *claims = tcp_claims_on_place(cookie);
+	struct tcp_flow *place = tcp_place(cookie);
+
+	if (flow || !place || !claims)
+		return flow;
+	return claim_place(place, claims, cookie) ? &place->flow : create_stored_flow(ctx);
+}
+
+static __always_inline struct socket_flow *find_flow(struct bpf_sock_addr *ctx)
+{
+	if (ctx->protocol == IPPROTO_TCP)
+		return find_tcp_flow(ctx, bpf_get_socket_cookie(ctx));
+	return find_stored_flow(ctx);
+}
+
+static __always_inline struct socket_flow *create_flow(struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_TCP ? create_tcp_flow(ctx) : create_stored_flow(ctx);
+}
+
 static __always_inline void close_flow(struct socket_flow *flow)
 {
 	if (!flow->service_id)
 		return;
 	count_closed(flow->service_id, flow->backend_id, flow->generation);
 	flow->service_id = 0;
+}
+
+/* The socket goes, and its storage with it. */
+static __always_inline int release_stored_flow(struct bpf_sock *ctx)
+{
+	struct socket_flow *flow;
+	__u64 cookie;
+
+	if (config.has_socket_storage) {
+		flow = bpf_sk_storage_get(&socket_flows, ctx, NULL, 0);
+		if (flow)
+			close_flow(flow);
+		return flow != NULL;
+	}
+	cookie = bpf_get_socket_cookie(ctx);
+	flow = bpf_map_lookup_elem(&socket_flows_lru, &cookie);
+	if (!flow)
+		return 0;
+	close_flow(flow);
+	bpf_map_delete_elem(&socket_flows_lru, &cookie);
+	return 1;
+}
+
+static __always_inline void release_tcp_flow(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	__u32 *claims = tcp_claims_on_place(cookie);
+	const struct tcp_flow *place;
+
+	if (!claims || !*claims)
+		return; /* almost every socket that never dialled a VIP */
+	place = tcp_place(cookie);
+	if (!place)
+		return;
+	if (place->cookie == cookie) {
+		/* Only read: a write might reach memory after the next owner's. */
+		if (place->flow.service_id)
+			count_closed(place->flow.service_id, place->flow.backend_id,
+				     place->flow.generation);
+		give_up_place(claims);
+	} else if (*claims >= CAME_SECOND && release_stored_flow(ctx)) {
+		give_up_second(claims);
+	}
 }
 
 static __always_inline void open_flow(struct socket_flow *flow, const struct frontend_key *dialled,

@@ -17,7 +17,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     # a file includes those above it only; beside each other nobody knows the other
     ("abi.h",),
     ("config.h", "maps.h", "addr.h"),
-    ("count.h", "service.h"),
+    ("count.h", "service.h", "address_filter.h", "tcp_flow.h"),
     ("backend.h", "ctx_tc.h"),
     ("packet.h",),
     ("conntrack.h", "fib.h", "rewrite.h"),
