@@ -93,6 +93,7 @@ class Connecting:
         if replaces is not None and replaces.is_bound(self.state.world):
             old = self.state.world.backends[replaces.backend_id]
             allowed = allowed if old in allowed else (*allowed, old)
+        allowed = tuple(self.state.random.sample(allowed, len(allowed)))  # which is preferred
         by_path: dict[tuple[bool, int | None], list[Backend]] = {}
         for backend in allowed:
             by_path.setdefault(self._path(backend, packet, at), []).append(backend)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from tests.support.packet_model.tracking import Tracker
@@ -23,6 +24,7 @@ class Affinity:
 class State:
     world: World
     tracker: Tracker
+    random: random.Random = field(default_factory=lambda: random.Random(0))
     fragments: dict[FragmentKey, tuple[int, int, int]] = field(default_factory=dict)
     affinity: dict[tuple[int, bytes], Affinity] = field(default_factory=dict)
 

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped packet programs under BPF_PROG_TEST_RUN in a namespace like the model's lab.
+
+    with Bench.up() as bench:
+        outcome = bench.send(Hook.UPLINK_IN, "up0", frame)   # raises DisagreementError
+
+`send` runs the C and the model and compares verdict, bytes and reason counters.
+Nothing leaves: the devices are one end of veth pairs whose peers are down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as c
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.support.packet_model.lab import BY_FAMILY, lab_world
+from tests.support.packet_model.model import Hook, Model
+from tests.support.packet_model.outcome import Action, DisagreementError, Observed, Outcome
+from tests.support.packet_model.program import STATE_MAPS, Tables
+from vipbee.abi import Reason
+from vipbee.datapath import syscall
+from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.features import PACKET_PROGRAMS
+from vipbee.datapath.objectfile import ObjectFile
+
+_LIBC = c.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_TEST_RUN = 10
+_SK_BUFF_SIZE, _IFINDEX_AT = 192, 40
+_DEVICES = ("up0", "up1", "pod0", "pod1")
+_ACTIONS = {0xFFFFFFFF: Action.PASS, 0: Action.PASS, 2: Action.DROP, 7: Action.REDIRECT}
+
+SIZES = {"frontends": 4096, "addresses": 4096, "slots": 4096, "backends": 4096, "affinity": 65536}
+CONFIG = {"packet_lb": 1, "has_coarse_clock": 1, "has_fib_skip_neigh": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What BPF_PROG_TEST_RUN gave back."""
+
+    code: int
+    frame: bytes
+
+
+class Bench:
+    """See the module. Built by `up`; the calling thread is in the namespace meanwhile."""
+
+    def __init__(self, datapath: ObjectFile, ifindexes: dict[str, int]) -> None:
+        self.datapath = datapath
+        self.ifindexes = ifindexes
+        self.tables = Tables(load_layouts(), datapath.map_fd)
+        self.model = Model(lab_world(ifindexes))
+        self.now = 100_000  # the model's clock; the kernel's is moved by ageing entries
+        self._out = (c.c_char * 65536)()
+        self._reasons = self._read_reasons()
+        self.tables.program(self.model.world)
+
+    @classmethod
+    @contextlib.contextmanager
+    def up(cls, *, sizes: dict[str, int] | None = None, **config: int) -> Iterator[Bench]:
+        with _namespace() as ifindexes, ObjectFile.open() as datapath:
+            datapath.keep_programs([name for name in PACKET_PROGRAMS if "_l3" not in name])
+            datapath.configure(**{**CONFIG, **config})
+            states = dict.fromkeys(STATE_MAPS, 65536)
+            datapath.set_max_entries({**SIZES, **states, **(sizes or {})})
+            datapath.load()
+            yield cls(datapath, ifindexes)
+
+    def reset(self) -> None:
+        """No connections, the lab's Services, counters from here."""
+        self.tables.clear()
+        self.tables.remove_frontends(self.model.world)
+        self.model = Model(lab_world(self.ifindexes))
+        self.tables.program(self.model.world)
+        self._reasons = self._read_reasons()
+
+    def send(self, hook: Hook, device: str, frame: bytes) -> Outcome:
+        """Through both; the rule that the outcome falls under."""
+        observed = self.run(hook, device, frame)
+        try:
+            return self.model.step(hook, self.ifindexes[device], frame, self.now, observed)
+        except DisagreementError as error:
+            raise DisagreementError(f"{hook} {device} {frame.hex()}\n{error}") from None
+
+    def run(self, hook: Hook, device: str, frame: bytes) -> Observed:
+        """Through the C alone."""
+        ran = run_once(
+            self.datapath.program_fd(f"vipbee_{hook}"), frame, self.ifindexes[device], self._out
+        )
+        after = self._read_reasons()
+        moved = after - self._reasons
+        self._reasons = after
+        reasons = {Reason(int(n)): int(moved[n]) for n in np.flatnonzero(moved)}
+        return Observed(_ACTIONS[ran.code], ran.frame, reasons)
+
+    def wait(self, seconds: int) -> None:
+        """Let time pass for both."""
+        self.now += seconds
+        self.tables.shift_clock(seconds)
+
+    def _read_reasons(self) -> np.ndarray:
+        """Counts by reason, all CPUs."""
+        fd = self.datapath.map_fd("reasons")
+        count, cpus = len(Reason) + 1, os.sysconf("SC_NPROCESSORS_CONF")
+        keys = np.zeros(count, dtype=np.uint32)
+        values = np.zeros((count, cpus), dtype=np.uint64)
+        try:
+            syscall.map_lookup_batch(fd, keys, values, bytearray(16), first=True)
+        except syscall.BatchError as error:
+            if error.done != count:
+                raise
+        return values.sum(axis=1)
+
+
+def run_once(
+    program_fd: int, frame: bytes, ifindex: int, out: c.Array[c.c_char], *, gso_size: int = 0
+) -> Run:
+    """BPF_PROG_TEST_RUN of a tc program; raises OSError where the kernel refuses the frame."""
+    data = c.create_string_buffer(frame, len(frame))
+    context = bytearray(_SK_BUFF_SIZE)
+    struct.pack_into("=I", context, _IFINDEX_AT, ifindex)
+    struct.pack_into("=I", context, 176, gso_size)
+    context_buffer = (c.c_char * len(context)).from_buffer(context)
+    # union bpf_attr.test: fd, retval, sizes in and out, data in and out, repeat, duration,
+    # context sizes in and out, context in and out
+    attributes = bytearray(128)
+    struct.pack_into(
+        "=IIIIQQIIIIQQ",
+        attributes,
+        0,
+        program_fd,
+        0,
+        len(frame),
+        len(out),
+        c.addressof(data),
+        c.addressof(out),
+        1,
+        0,
+        len(context),
+        0,
+        c.addressof(context_buffer),
+        0,
+    )
+    syscall._bpf(_TEST_RUN, attributes)
+    _, code, _, size = struct.unpack_from("=IIII", attributes)
+    return Run(code, bytes(memoryview(out)[:size]))
+
+
+@contextlib.contextmanager
+def _namespace() -> Iterator[dict[str, int]]:
+    """The lab's devices and routes; this thread is inside. Leftovers of a killed run go first."""
+    with _claimed_name() as name, open("/proc/thread-self/ns/net") as before:
+        subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            subprocess.run(
+                ["ip", "-n", name, "-batch", "-"], input=_commands(), text=True, check=True
+            )
+            with open(f"/run/netns/{name}") as inside:
+                _enter(inside.fileno())
+            links = Path("/proc/thread-self/net/dev").read_text()
+            assert all(f"{device}:" in links for device in _DEVICES)
+            yield {device: _ifindex(device) for device in _DEVICES}
+        finally:
+            _enter(before.fileno())
+            subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def _commands() -> str:
+    v4, v6 = BY_FAMILY[4], BY_FAMILY[6]
+    lines = ["link set lo up"]
+    for number, device in enumerate(_DEVICES):
+        lines += [
+            f"link add {device} address 02:00:00:00:00:{number + 16:02x} type veth peer name "
+            f"{device}p",
+            f"link set {device}p up",
+            f"link set {device} up",
+        ]
+    for family, bits in ((v4, 24), (v6, 64)):
+        nodad = " nodad" if family is v6 else ""
+        full = 32 if family is v4 else 128
+        lines += [
+            f"addr add {family.node}/{bits} dev up0{nodad}",
+            f"addr add {family.second_node}/{bits} dev up1{nodad}",
+        ]
+        for router, device in ((family.router, "up0"), (_second_router(family.second_node), "up1")):
+            lines.append(f"neigh add {router} lladdr 02:00:00:00:01:01 dev {device} nud permanent")
+        lines += [
+            f"route add {family.pods[0]}/{full} dev pod0",
+            f"route add {family.pods[1]}/{full} dev pod1",
+            f"route add {_network(family.remotes[0])}/{bits} via {family.router} dev up0",
+            f"route add {_network(family.remotes[1])}/{bits} via "
+            f"{_second_router(family.second_node)} dev up1",
+            f"route add {'::/0' if family is v6 else 'default'} via {family.router} dev up0",
+        ]
+        for pod, device in zip(family.pods, ("pod0", "pod1"), strict=True):
+            lines.append(f"neigh add {pod} lladdr 02:00:00:00:01:02 dev {device} nud permanent")
+    return "\n".join(lines)
+
+
+def _second_router(address: str) -> str:
+    return address + "fe" if ":" in address else address + "00"
+
+
+def _network(address: str) -> str:
+    return address.rpartition(":")[0] + ":" if ":" in address else address.rpartition(".")[0] + ".0"
+
+
+def _ifindex(name: str) -> int:
+    return socket.if_nametoindex(name)
+
+
+def _enter(fd: int) -> None:
+    if _LIBC.setns(fd, _CLONE_NEWNET):
+        raise OSError(c.get_errno(), "setns")
+
+
+@contextlib.contextmanager
+def _claimed_name() -> Iterator[str]:
+    """A name nobody else uses now, low numbers first: so the next run finds leftovers."""
+    for number in range(64):
+        fd = os.open(f"/run/lock/vipbee-bench-{number}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        try:
+            yield f"vipbee-bench-{number}"
+        finally:
+            os.close(fd)
+        return
+    raise RuntimeError("64 test runs at once")
