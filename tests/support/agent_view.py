@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can see of a lab's agent: its probes, its log, `vipbee status`."""
+"""What an operator can see of a lab's agent: its probes, its log, `vipbee status`.
+
+Status is read in this process, ten times as fast as the command, which test_cli runs.
+"""
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tests.support.eventually import eventually
+from vipbee.cli.status import read_status
 from vipbee.lab import Agent
 
 
@@ -25,8 +30,8 @@ def get(agent: Agent, path: str, *, port: int = 10256) -> HttpAnswer:
 
 
 def status(agent: Agent) -> dict[str, Any]:
-    """`vipbee status -o json`."""
-    view: dict[str, Any] = json.loads(agent.vipbee(["status", "-o", "json"]).stdout)
+    """What `vipbee status -o json` prints."""
+    view: dict[str, Any] = msgspec.to_builtins(read_status(agent.bpf_root))
     return view
 
 
