@@ -81,7 +81,7 @@ class Agent:
         self._card = np.zeros(1, dtype=self._layouts["agent_info"])
         self._card["node_name"] = node_name(config).encode()
         self._card["version"] = __version__.encode()
-        self._card["source"] = config.source.encode()
+        self._card["source"] = config.source.encode(errors="backslashreplace")
         self._card["started_unix_ns"] = time.time_ns()
         self._card["pid"] = os.getpid()
         self.health = health
@@ -175,14 +175,12 @@ class Agent:
             log.error("programming failed, will compare and retry", step=what, reason=str(error))
             return
         took_s = time.perf_counter() - started
-        if self._reconciler.begun:
+        if self._reconciler.is_in_force:
             self.health.synced(time.time())
         self.health.set_node(self._reconciler.own_node())
         # with every audit too: an agent that was killed may not have come this far
         if applied.backends_withdrawn or what == "audit":
-            released = release_stale_sockets(self._directory, self._layouts)
-            if released:
-                log.info("released UDP sockets of backends that are gone", sockets=released)
+            self._release_sockets()
         self._write_problems()
         if what == "audit":
             self._card["audits"] += 1
@@ -190,7 +188,7 @@ class Agent:
             self.metrics.repairs += applied.entries
         if applied.entries or applied.services or what == "audit":
             self.metrics.observe_sync(took_s, full=what == "first programming")
-            if self._reconciler.begun:
+            if self._reconciler.is_in_force:
                 self._card["synced_unix_ns"] = time.time_ns()
             self._write_card()
         if applied.entries:
@@ -200,6 +198,15 @@ class Agent:
                 entries=applied.entries,
                 took_ms=round(took_s * 1e3, 2),
             )
+
+    def _release_sockets(self) -> None:
+        try:
+            released = release_stale_sockets(self._directory, self._layouts)
+        except (OSError, RuntimeError) as error:  # no file descriptor, memory or thread to be had
+            log.warning("UDP sockets of backends that are gone stay as they are", reason=str(error))
+            return
+        if released:
+            log.info("released UDP sockets of backends that are gone", sockets=released)
 
     def _write_card(self) -> None:
         self._tables.apply(Op(MapName.AGENT, np.zeros(1, dtype=np.uint32), self._card))
@@ -215,8 +222,9 @@ class Agent:
         shown = problems[:room]
         values = np.zeros(len(shown), dtype=self._layouts["report"])
         for value, problem in zip(values, shown, strict=True):
-            value["object"] = problem.object.encode()[:191]
-            value["message"] = problem.message.encode()[:315]
+            # a file's name may be any bytes
+            value["object"] = problem.object.encode(errors="backslashreplace")[:191]
+            value["message"] = problem.message.encode(errors="backslashreplace")[:315]
             value["severity"] = ReportSeverity.ERROR if problem.is_error else ReportSeverity.WARNING
         keys = np.arange(len(shown), dtype=np.uint32)
         self._tables.apply(Op(MapName.REPORTS, keys, values))

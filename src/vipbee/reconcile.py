@@ -157,6 +157,11 @@ class Reconciler:
         """A write failed: `audit` before trusting the tables."""
         return self._out_of_step
 
+    @property
+    def is_in_force(self) -> bool:
+        """Everything that is known is programmed: no write failed since the last repair."""
+        return self._begun and not self._out_of_step
+
     def problems(self) -> list[Problem]:
         """Everything an operator must know, without duplicates, in a stable order."""
         found = [p for problems in self._source_problems.values() for p in problems]

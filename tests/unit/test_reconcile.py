@@ -252,6 +252,23 @@ def test_failed_write_is_healed_by_an_audit(failing: MapName) -> None:
     assert node_.audit().entries == 0
 
 
+def test_only_what_was_written_is_in_force() -> None:
+    """R103: a step that had nothing to do must not make a failed one forgotten."""
+    node_ = Node()
+    node_.replace("a", web())
+    before = node_.reconciler.is_in_force
+    node_.tables.failing = MapName.FRONTENDS
+
+    with pytest.raises(KernelError):
+        node_.begin()
+    node_.reconciler.reclaim()
+    failed = node_.reconciler.is_in_force
+    node_.tables.failing = None
+    node_.audit()
+
+    assert (before, failed, node_.reconciler.is_in_force) == (False, False, True)
+
+
 def test_audit_that_fails_leaves_it_out_of_step() -> None:
     """F36"""
     node_ = Node()
