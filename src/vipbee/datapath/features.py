@@ -46,7 +46,7 @@ PACKET_MAPS = tuple(
 )
 """Maps only the packet programs use."""
 
-_UNSIZED_PACKET_MAPS = {MapName.DEVICES, MapName.REFUSAL_BUDGETS}
+_UNSIZED_PACKET_MAPS = {MapName.DEVICES, MapName.REFUSAL_BUDGETS, MapName.DRAFTS}
 _UNSIZED = {
     MapName.ADDRESS_FILTER,
     MapName.TCP_FLOWS,
