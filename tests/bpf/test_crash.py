@@ -57,6 +57,7 @@ def agent(hooked: Hooked, request: LoadRequest, stack: Stack, turn: int) -> None
         loaded = load(request)
         with KernelTables(loaded.directory, hooked.layouts) as tables:
             desired = Desired(hooked.layouts, tables.capacity)
+            tables.renew_address_filter()
             desired.adopt(tables.snapshot())
             while True:
                 ports = {p.key.service: (p,) for p in state(stack, turn)}
@@ -114,12 +115,11 @@ def test_no_connect_fails_while_agents_are_killed(namespace: Hooked, seed: int) 
         full = hooked.desired.full({p.key.service: (p,) for p in ports}, NODE_ADDRESSES)
         for operation in full:
             hooked.tables.apply(operation)
-        for operation in hooked.desired.audit(hooked.tables.snapshot()):
-            hooked.tables.apply(operation)
+        hooked.audit()
 
     assert cluster_ip_tally.failures == []
     assert node_port_tally.failures == []
-    assert hooked.desired.audit(hooked.tables.snapshot()) == []
+    assert hooked.audit() == 0
     assert dump(hooked.tables.snapshot()) == expected_dump(hooked, ports)
     assert set(hooked.directory.names("links")) == set(SOCKET_PROGRAMS)
     assert not list(hooked.bpf_root.rglob("new-*"))

@@ -133,8 +133,6 @@ def test_other_configuration_replaces_programs_through_their_links(fresh: Hooked
         ("links", "vipbee_connect4"),
         ("programs", "vipbee_connect4"),
         ("programs", "vipbee_stale"),
-        ("maps", "rodata"),
-        ("maps", "affinity"),
         ("maps", "frontends"),
     ],
 )
@@ -149,6 +147,23 @@ def test_deleted_pin_is_repaired(fresh: Hooked, kind: str, name: str) -> None:
     after = all_ids(fresh.directory)
     assert {k: set(v) for k, v in after.items()} == {k: set(v) for k, v in before.items()}
     assert dial(fresh) == 0
+
+
+def test_any_deleted_map_is_repaired(fresh: Hooked) -> None:
+    """F57: six at a time; then a start, a programming and an audit, as agents do."""
+    names = fresh.directory.names("maps")
+    broken = []
+
+    for at in range(0, len(names), 6):
+        for name in names[at : at + 6]:
+            fresh.directory.remove("maps", name)
+        fresh.load()
+        program(fresh)
+        fresh.audit()
+        if dial(fresh) or fresh.directory.names("maps") != names:
+            broken.append(names[at : at + 6])
+
+    assert broken == []
 
 
 def test_link_that_was_detached_is_replaced(fresh: Hooked) -> None:

@@ -148,6 +148,7 @@ class Hooked:
         self.tables = KernelTables(self.loaded.directory, self.layouts)
         self.desired = Desired(self.layouts, self.tables.capacity)
         if self.loaded.adopted:
+            self.tables.renew_address_filter()
             self.desired.adopt(self.tables.snapshot())
         return self.loaded
 
@@ -194,6 +195,15 @@ class Hooked:
             self.tables.apply(operation)
             written += len(operation)
         return written
+
+    def audit(self) -> int:
+        """Compare and repair; returns entries written."""
+        assert self.desired is not None
+        assert self.tables is not None
+        repairs = self.desired.audit(self.tables.snapshot())
+        for operation in repairs:
+            self.tables.apply(operation)
+        return sum(len(operation) for operation in repairs)
 
     # ---- what the datapath counted ------------------------------------------------------
 
