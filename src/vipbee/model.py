@@ -198,6 +198,11 @@ class Backend(NamedTuple):
     flags: int  # abi.BackendFlag
 
 
+class SourceRange(NamedTuple):
+    address: bytes  # 16 bytes, host bits zero
+    prefix_length: int  # of the family: at most 32 or 128
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePort:
     """What one Service port means on this node, for one family.
@@ -215,6 +220,8 @@ class ServicePort:
     backends: tuple[Backend, ...]
     affinity_timeout_s: int  # 0: no affinity
     endpoints: int  # endpoints in the slices, usable or not
+    source_ranges: tuple[SourceRange, ...] = ()
+    """Clients its load balancer IPs serve; empty: all (R80-R85). Packet layer only."""
 
 
 class Problem(NamedTuple):

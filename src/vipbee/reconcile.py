@@ -31,6 +31,7 @@ class NodeSettings(NamedTuple):
 
     name: str
     nodeport_addresses: str = "primary"
+    packet_lb: bool = False
 
 
 class Applied(NamedTuple):
@@ -190,6 +191,7 @@ class Reconciler:
             self._store.nodes(),
             self._local_addresses,
             self._settings.nodeport_addresses,
+            packet_lb=self._settings.packet_lb,
         )
 
     def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:

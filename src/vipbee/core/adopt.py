@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vipbee.abi import AddressFlag, FrontendFlag, FrontendKind, Layouts
+from vipbee.abi import FrontendFlag, FrontendKind, Layouts
 from vipbee.core.frontends import NODE_FLAGS, FrontendTable, raw_list
 from vipbee.core.ledger import Ledger, Programmed
 from vipbee.core.render import EMPTY, SlotRange
@@ -93,7 +93,7 @@ def read_tables(snapshot: Snapshot, layouts: Layouts, capacity: Capacity) -> Ado
         programmed[key].owned = tuple(owned.get(service_id, ()))
     known_addresses = {key.address for key in frontends}
     addresses = dict(zip(raw_list(snapshot.address_keys), snapshot.addresses.tolist(), strict=True))
-    node = {a: f & NODE_FLAGS for a, f in addresses.items() if f & AddressFlag.NODE}
+    node = {a: f & NODE_FLAGS for a, f in addresses.items() if f & NODE_FLAGS}
     seen_services = np.zeros(capacity.services, bool)
     for column in (snapshot.service_ids, values["service_id"], snapshot.backends["service_id"]):
         seen_services[column[column < capacity.services]] = True

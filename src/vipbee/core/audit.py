@@ -37,6 +37,13 @@ def compare(snapshot: Snapshot, ledger: Ledger, table: FrontendTable) -> Changes
     changes.addresses.append((keys[put], values[put]))
     changes.addresses_gone.append(snapshot.address_keys[gone])
     table.foreign_addresses = 0
+
+    if snapshot.source_range_keys is not None:
+        keys, actual = ledger.source_ranges.keys(), snapshot.source_range_keys
+        # the value is 1 and nobody reads it
+        put, gone = _compare_hash(keys, keys, actual, actual)
+        changes.source_ranges.append((keys[put], np.ones(len(put), np.uint32)))
+        changes.source_ranges_gone.append(actual[gone])
     return changes
 
 

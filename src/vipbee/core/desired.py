@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from vipbee.abi import Layouts, MapName
+from vipbee.abi import FrontendKind, Layouts, MapName
 from vipbee.core.adopt import read_tables
 from vipbee.core.audit import compare
 from vipbee.core.claims import Claims
@@ -23,6 +23,7 @@ from vipbee.core.snapshot import Capacity, Snapshot
 from vipbee.errors import CapacityError
 from vipbee.model import FrontendKey, Problem, ServiceName, ServicePort, ServicePortKey
 
+_LOAD_BALANCER = int(FrontendKind.LOAD_BALANCER)
 _Wanted = tuple[ServiceName, tuple[ServicePort, ...]]
 
 
@@ -224,6 +225,7 @@ class Desired:
                         record.local,
                         frontend.policy_local,
                         frontend.kind,
+                        frontend.kind == _LOAD_BALANCER and bool(port.source_ranges),  # R81
                     )
         removed: list[ServicePortKey] = []
         for name, keys in before.items():
@@ -257,6 +259,7 @@ class Desired:
             MapName.SERVICES: self._ledger.service_ids.free,
             MapName.BACKENDS: self._ledger.backend_ids.free,
             MapName.SLOTS: self._ledger.runs.largest,
+            MapName.SOURCE_RANGES: self._ledger.source_ranges.room,
             MapName.FRONTENDS: self._table.room(MapName.FRONTENDS),
             MapName.ADDRESSES: self._table.room(MapName.ADDRESSES),
         }

@@ -31,7 +31,7 @@ _ROLES: dict[int, int] = {
     int(FrontendKind.EXTERNAL_IP): _EXTERNAL,
     int(FrontendKind.LOAD_BALANCER): _EXTERNAL,
 }
-NODE_FLAGS = int(AddressFlag.NODE | AddressFlag.HOST_ONLY | AddressFlag.OWN)
+NODE_FLAGS = int(AddressFlag.NODE | AddressFlag.HOST_ONLY | AddressFlag.OWN | AddressFlag.SNAT)
 
 
 class FrontendTable:

@@ -18,6 +18,7 @@ from vipbee.core.ids import IdPool, RunPool
 from vipbee.core.plan import Changes, Entries
 from vipbee.core.render import Backends, SlotRange, service_infos
 from vipbee.core.snapshot import Capacity, Records
+from vipbee.core.source_ranges import SourceRangeTable
 from vipbee.model import Frontend, ServicePort, ServicePortKey
 
 
@@ -92,12 +93,14 @@ class Ledger:
         self.slots = np.zeros(capacity.slots, np.uint32)
         self.backends = np.zeros(capacity.backends, layouts["backend"])
         self.services = np.zeros(capacity.services, layouts["service_info"])
+        self.source_ranges = SourceRangeTable(layouts, capacity.source_ranges)
 
     def program(self, draft: Draft, changes: Changes) -> None:
         """Give a draft what it needs and write it; raise CapacityError having done nothing."""
         backends = draft.backends
         self.service_ids.require(len(draft.new_ports))
         self.backend_ids.require(len(draft.new_rows))
+        self.source_ranges.require(sum(len(port.source_ranges) for port in draft.ports))
         block = self.runs.take(draft.slots_needed)
         firsts = self._place(draft, block)
         service_ids = np.array([0 if r is None else r.service_id for r in draft.before], np.uint32)
@@ -129,6 +132,7 @@ class Ledger:
             run = SlotRange(first, length)
             owned = () if old is None else old.owned
             cluster, local = ranges
+            self.source_ranges.set(service_id, port.source_ranges, changes)
             self.programmed[port.key] = Programmed(
                 port, service_id, ids, run, cluster, local, owned
             )
@@ -138,6 +142,7 @@ class Ledger:
         removed = [self.programmed.pop(key) for key in keys]
         for record in removed:
             self.runs.release(*record.run)
+            self.source_ranges.set(record.service_id, (), changes)
             self._free_backends(record.backend_ids.tolist(), changes)
         service_ids = np.array([record.service_id for record in removed], np.uint32)
         self.services[service_ids] = np.zeros((), self.services.dtype)

@@ -35,6 +35,8 @@ class NodeView:
     own_addresses: tuple[bytes, ...] = ()
     other_addresses: tuple[bytes, ...] = ()
     loopback: bool = True
+    packet_lb: bool = False  # the packet layer runs as well
+    interface_addresses: tuple[bytes, ...] = ()  # with it: all of this node's, for SNAT
     all_addresses: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ def make_node_view(
     nodeport_addresses: str = PRIMARY,
     *,
     loopback: bool = True,
+    packet_lb: bool = False,
 ) -> NodeView:
     """Combine Node objects and interface addresses into the view of node `name`.
 
@@ -76,17 +79,21 @@ def make_node_view(
         own_addresses=selected,
         other_addresses=tuple(sorted(others.difference(selected), key=_order)),
         loopback=loopback,
+        packet_lb=packet_lb,
+        interface_addresses=tuple(sorted(local_addresses, key=_order)) if packet_lb else (),
     )
 
 
 def address_flags(view: NodeView) -> dict[bytes, int]:
-    """Return AddressFlags of every address NodePorts are served on from this node."""
+    """Return AddressFlags of every address that serves NodePorts or is a source of SNAT."""
     flags = {address: int(AddressFlag.NODE) for address in view.other_addresses}
     for address in view.own_addresses:
         flags[address] = AddressFlag.NODE | AddressFlag.OWN
     if view.loopback:
         for address in (LOOPBACK_V4, LOOPBACK_V6):
             flags[address] = AddressFlag.NODE | AddressFlag.OWN | AddressFlag.HOST_ONLY
+    for address in view.interface_addresses:
+        flags[address] = flags.get(address, 0) | AddressFlag.SNAT
     return flags
 
 

@@ -47,10 +47,12 @@ class Changes:
     backends_first: list[Entries] = field(default_factory=list)  # new, or old and new flags
     slots: list[Entries] = field(default_factory=list)
     services: list[Entries] = field(default_factory=list)
+    source_ranges: list[Entries] = field(default_factory=list)
     frontends: list[Entries] = field(default_factory=list)
     addresses: list[Entries] = field(default_factory=list)
     frontends_gone: list[Records] = field(default_factory=list)
     addresses_gone: list[Records] = field(default_factory=list)
+    source_ranges_gone: list[Records] = field(default_factory=list)
     backends_last: list[Entries] = field(default_factory=list)  # final flags, or free
     services_gone: list[Records] = field(default_factory=list)
 
@@ -65,10 +67,12 @@ class Changes:
             _put(MapName.BACKENDS, self.backends_first),
             _put(MapName.SLOTS, self.slots),
             _put(MapName.SERVICES, self.services),
+            _put(MapName.SOURCE_RANGES, self.source_ranges),
             _put(MapName.FRONTENDS, self.frontends),
             _put(MapName.ADDRESSES, self.addresses),
             _delete(MapName.FRONTENDS, self.frontends_gone),
             _delete(MapName.ADDRESSES, self.addresses_gone),
+            _delete(MapName.SOURCE_RANGES, self.source_ranges_gone),
             _put(MapName.BACKENDS, self.backends_last),
             _delete(MapName.SERVICES, self.services_gone),
         ]
@@ -79,12 +83,14 @@ class Changes:
         gone = Changes(
             frontends_gone=self.frontends_gone,
             addresses_gone=self.addresses_gone,
+            source_ranges_gone=self.source_ranges_gone,
             services_gone=self.services_gone,
         )
         rest = Changes(
             backends_first=self.backends_first,
             slots=self.slots,
             services=self.services,
+            source_ranges=self.source_ranges,
             frontends=self.frontends,
             addresses=self.addresses,
             backends_last=self.backends_last,

@@ -34,6 +34,7 @@ class FrontendRow(NamedTuple):
     local: SlotRange
     policy_local: bool
     kind: int
+    has_source_ranges: bool = False
 
 
 def address_keys(layouts: Layouts, addresses: Iterable[bytes]) -> Records:
@@ -53,7 +54,14 @@ def frontend_keys(layouts: Layouts, keys: Sequence[FrontendKey]) -> Records:
 def frontends(layouts: Layouts, rows: Sequence[FrontendRow]) -> Records:
     """Return struct frontend for each row."""
     columns = np.array(
-        [(row[0], row[1], *row[2], *row[3], row[4] * _POLICY_LOCAL, row[5]) for row in rows],
+        [
+            (
+                *(row[0], row[1], *row[2], *row[3]),
+                row[4] * _POLICY_LOCAL + row[6] * _SOURCE_RANGES,
+                row[5],
+            )
+            for row in rows
+        ],
         np.int64,
     ).reshape(-1, 8)
     rendered = np.zeros(len(rows), layouts["frontend"])
@@ -147,6 +155,7 @@ class Backends:
 
 EMPTY = SlotRange(0, 0)
 _POLICY_LOCAL = int(FrontendFlag.POLICY_LOCAL)
+_SOURCE_RANGES = int(FrontendFlag.SOURCE_RANGES)
 _NO_ROWS: tuple[tuple[bytes, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
 _IN_ANY_SET = int(BackendFlag.IN_CLUSTER | BackendFlag.IN_LOCAL)
 _NO_PART = 3

@@ -17,6 +17,7 @@ from vipbee.core.endpoints import EndpointTable
 from vipbee.core.nodes import NodeView
 from vipbee.core.policy import refused_on_node, refused_vip
 from vipbee.core.service_spec import CheckedPort, CheckedSpec, check_spec, counts
+from vipbee.core.source_ranges import contains, host_range, parse_source_ranges
 from vipbee.model import (
     EndpointSlice,
     Frontend,
@@ -25,6 +26,7 @@ from vipbee.model import (
     Service,
     ServicePort,
     ServicePortKey,
+    SourceRange,
 )
 
 # Plain ints: an enum member costs an attribute look-up per frontend.
@@ -68,8 +70,9 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         return Selection((), tuple(Problem(name, message, is_error=True) for message in wrong))
 
     warnings: list[str] = []
-    external = _external_addresses(service, warnings)
+    external = _external_addresses(service, node, warnings)
     served = _served_ports(service, spec, warnings)
+    ranges = _source_ranges(service, external, node, warnings)
     problems: list[Problem] = []
     ports: list[ServicePort] = []
     for family, cluster_ip in spec.cluster_ips:
@@ -77,7 +80,9 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         mine = [item for item in external if family_of(item.address) == family]  # R118
         for port in served:
             frontends = _frontends(service, port, cluster_ip, mine, node, warnings)
-            ports.append(_service_port(service, spec, port, family, frontends, table))
+            ports.append(
+                _service_port(service, spec, port, family, frontends, table, ranges[family])
+            )
         problems += table.problems
     if warnings or problems:
         told = [Problem(name, message, is_error=False) for message in dict.fromkeys(warnings)]
@@ -103,7 +108,9 @@ def _served_ports(service: Service, spec: CheckedSpec, warnings: list[str]) -> l
     return served
 
 
-def _external_addresses(service: Service, warnings: list[str]) -> Sequence[_ExternalAddress]:
+def _external_addresses(
+    service: Service, node: NodeView, warnings: list[str]
+) -> Sequence[_ExternalAddress]:
     """LB VIPs (R76, R77), then externalIPs (R86); unusable ones are named and left out."""
     spec, status = service.spec, service.status
     found: list[_ExternalAddress] = []
@@ -113,13 +120,36 @@ def _external_addresses(service: Service, warnings: list[str]) -> Sequence[_Exte
             if ingress.ip and ingress.ipMode in (None, "", "VIP"):
                 field = f"status.loadBalancer.ingress[{index}].ip"
                 _take_address(found, _LOAD_BALANCER, ingress.ip, field, warnings)
-        if found and spec.loadBalancerSourceRanges:
+        if found and spec.loadBalancerSourceRanges and not node.packet_lb:
             warnings.append(
-                "spec.loadBalancerSourceRanges is not enforced yet:"
+                "spec.loadBalancerSourceRanges is not enforced while the packet layer is off:"
                 " every client on this node reaches the load balancer IPs"
             )
     for index, text in enumerate(spec.externalIPs or ()):
         _take_address(found, _EXTERNAL_IP, text, f"spec.externalIPs[{index}]", warnings)
+    return found
+
+
+def _source_ranges(
+    service: Service,
+    external: Iterable[_ExternalAddress],
+    node: NodeView,
+    warnings: list[str],
+) -> dict[int, tuple[SourceRange, ...]]:
+    """Who may use the LB VIPs, by family; () is everybody (R80-R84)."""
+    found: dict[int, tuple[SourceRange, ...]] = {4: (), 6: ()}
+    vips = [item.address for item in external if item.kind == _LOAD_BALANCER]
+    texts = service.spec.loadBalancerSourceRanges
+    if not vips or not texts or not node.packet_lb:
+        return found
+    by_family, unreadable = parse_source_ranges(texts)
+    for text in unreadable:
+        warnings.append(f"spec.loadBalancerSourceRanges: {text!r} is no CIDR: it is ignored")
+    for family, ranges in by_family.items():
+        own = [address for address in node.own_addresses if contains(ranges, address)]
+        # R84: a node that may use it may also come from the VIP that it owns
+        more = {host_range(v) for v in vips if own and family_of(v) == family}
+        found[family] = tuple(sorted({*ranges, *more}))
     return found
 
 
@@ -185,6 +215,7 @@ def _service_port(
     family: int,
     frontends: tuple[Frontend, ...],
     table: EndpointTable,
+    source_ranges: tuple[SourceRange, ...],
 ) -> ServicePort:
     meta = service.metadata
     backends, endpoints = table.port(port.name, port.protocol)
@@ -197,4 +228,5 @@ def _service_port(
         backends=backends,
         affinity_timeout_s=spec.affinity_timeout_s,
         endpoints=endpoints,
+        source_ranges=source_ranges,
     )

@@ -25,6 +25,7 @@ class Capacity:
     slots: int
     backends: int
     services: int
+    source_ranges: int = 0  # 0: the packet layer is off
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,4 @@ class Snapshot:
     backends: Records  # struct backend
     service_ids: Records  # u4
     services: Records  # struct service_info
+    source_range_keys: Records | None = None  # struct source_range_key; None: no such map

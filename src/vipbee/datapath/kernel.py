@@ -111,6 +111,9 @@ class KernelTables:
             services=min(
                 self.max_entries(MapName.SERVICES), self.max_entries(MapName.SERVICE_COUNTERS)
             ),
+            source_ranges=self.max_entries(MapName.SOURCE_RANGES)
+            if self.has(MapName.SOURCE_RANGES)
+            else 0,
         )
 
     def has(self, name: MapName) -> bool:
@@ -207,6 +210,9 @@ class KernelTables:
             backends=self.read_array(MapName.BACKENDS),
             service_ids=service_ids,
             services=services,
+            source_range_keys=self.read_hash(MapName.SOURCE_RANGES)[0]
+            if self.has(MapName.SOURCE_RANGES)
+            else None,
         )
 
     def read_array(self, name: MapName) -> Records:
@@ -274,12 +280,30 @@ class KernelTables:
                     size *= 2  # one hash bucket holds more than the buffer
                     at_most = max(at_most, size)
                     continue
+                if first and error.errno in _NO_BATCH:  # tries below 5.13
+                    yield self._walk_singly(name)
+                    return
                 if error.errno != errno.ENOENT:
                     raise KernelError(f"map {name} cannot be read", error.errno or 0) from error
                 done, at_end = error.done, True
             first = False
             yield keys[:done], values[:done]
             size = min(size * 2, at_most)
+
+    def _walk_singly(self, name: MapName) -> tuple[Records, Records]:
+        key_dtype, value_dtype = self._dtypes(name)
+        fd = self._fds[name]
+        keys, values = bytearray(), bytearray()
+        key, following = np.zeros(1, dtype=key_dtype), np.zeros(1, dtype=key_dtype)
+        value = np.zeros(1, dtype=value_dtype)
+        is_first = True
+        while syscall.map_next_key(fd, None if is_first else key, following):
+            is_first = False
+            key[:] = following
+            if syscall.map_lookup(fd, key, value):
+                keys += key.tobytes()
+                values += value.tobytes()
+        return np.frombuffer(keys, dtype=key_dtype), np.frombuffer(values, dtype=value_dtype)
 
     def read_reasons(self) -> np.ndarray:
         """u8 by enum reason, summed over CPUs."""

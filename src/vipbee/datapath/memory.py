@@ -26,12 +26,14 @@ class MemoryTables:
             MapName.FRONTENDS: capacity.frontends,
             MapName.ADDRESSES: capacity.addresses,
             MapName.SERVICES: capacity.services,
+            MapName.SOURCE_RANGES: capacity.source_ranges,
         }
         u4 = np.dtype(np.uint32)
         self._dtypes = {
             MapName.FRONTENDS: (layouts["frontend_key"], layouts["frontend"]),
             MapName.ADDRESSES: (layouts["address"], u4),
             MapName.SERVICES: (u4, layouts["service_info"]),
+            MapName.SOURCE_RANGES: (layouts["source_range_key"], u4),
         }
         self._hashes: dict[MapName, dict[bytes, bytes]] = {name: {} for name in self._sizes}
         self.arrays: dict[MapName, Records] = {
@@ -71,6 +73,7 @@ class MemoryTables:
             backends=self.arrays[MapName.BACKENDS].copy(),
             service_ids=service_ids,
             services=services,
+            source_range_keys=self._dump(MapName.SOURCE_RANGES)[0],
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -80,6 +83,9 @@ class MemoryTables:
             MapName.ADDRESSES: (snapshot.address_keys, snapshot.addresses),
             MapName.SERVICES: (snapshot.service_ids, snapshot.services),
         }
+        if snapshot.source_range_keys is not None:
+            ranges = snapshot.source_range_keys
+            hashes[MapName.SOURCE_RANGES] = (ranges, np.ones(len(ranges), np.uint32))
         for name, (keys, values) in hashes.items():
             self._hashes[name] = dict(zip(_elements(keys), _elements(values), strict=True))
         self.arrays[MapName.SLOTS][:] = snapshot.slots

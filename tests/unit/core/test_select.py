@@ -313,7 +313,7 @@ def test_source_ranges_are_said_not_to_be_enforced() -> None:
     told = warnings(service(type="LoadBalancer", ingress=[{"ip": "203.0.113.2"}], **ranges))
 
     assert len(told) == 1
-    assert told[0].startswith("spec.loadBalancerSourceRanges is not enforced yet")
+    assert told[0].startswith("spec.loadBalancerSourceRanges is not enforced while")
     assert warnings(service(type="LoadBalancer", **ranges)) == []
 
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""loadBalancerSourceRanges: from the text of a Service to entries of the trie (R80-R85)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
+
+import numpy as np
+
+from vipbee.abi import Layouts, MapName
+from vipbee.address import family_of, format_address, parse_address
+from vipbee.core.plan import Changes
+from vipbee.core.snapshot import Records
+from vipbee.errors import CapacityError
+from vipbee.model import SourceRange
+
+_BITS = {4: 32, 6: 128}
+_V4_OFFSET = 96  # bits of the v4-mapped prefix
+_SERVICE_ID_BITS = 32  # always compared in full: the ranges of a Service are a trie of their own
+
+
+def parse_source_ranges(
+    texts: Iterable[str],
+) -> tuple[dict[int, tuple[SourceRange, ...]], list[str]]:
+    """Return the ranges by family, and the texts that are none (R83: those are skipped).
+
+    A family without a range, or with one of length zero, is missing: it is open (R82, R83).
+    """
+    found: dict[int, set[SourceRange]] = {4: set(), 6: set()}
+    unreadable = []
+    for text in texts:
+        try:
+            network = ip_network(text.strip(), strict=False)
+        except ValueError:
+            unreadable.append(text)
+            continue
+        address = parse_address(str(network.network_address))
+        found[network.version].add(SourceRange(address, network.prefixlen))
+    return {
+        family: tuple(sorted(ranges))
+        for family, ranges in found.items()
+        if ranges and all(entry.prefix_length for entry in ranges)
+    }, unreadable
+
+
+def contains(ranges: Iterable[SourceRange], address: bytes) -> bool:
+    """Whether any of the ranges covers this address (16 bytes)."""
+    family = family_of(address)
+    return any(
+        family_of(entry.address) == family
+        and ip_network(f"{format_address(address)}/{entry.prefix_length}", strict=False)
+        == ip_network(f"{format_address(entry.address)}/{entry.prefix_length}")
+        for entry in ranges
+    )
+
+
+def host_range(address: bytes) -> SourceRange:
+    """The range of exactly one address."""
+    return SourceRange(address, _BITS[family_of(address)])
+
+
+class SourceRangeTable:
+    """What the map `source_ranges` should hold, by service id."""
+
+    def __init__(self, layouts: Layouts, capacity: int) -> None:
+        self._layouts = layouts
+        self._capacity = capacity
+        self._ranges: dict[int, tuple[SourceRange, ...]] = {}
+        self._used = 0
+
+    @property
+    def room(self) -> int:
+        return self._capacity - self._used
+
+    def require(self, number: int) -> None:
+        """Raise CapacityError unless so many more fit."""
+        if number > self.room:
+            raise CapacityError(MapName.SOURCE_RANGES, needed=number, free=max(self.room, 0))
+
+    def set(self, service_id: int, ranges: tuple[SourceRange, ...], changes: Changes) -> None:
+        """Let a service id have exactly these; () removes it."""
+        old = self._ranges.get(service_id, ())
+        if old == ranges:
+            return
+        self._used += len(ranges) - len(old)
+        self._ranges.pop(service_id, None)
+        if ranges:
+            self._ranges[service_id] = ranges
+        if added := sorted(set(ranges).difference(old)):
+            keys = self._keys([(service_id, entry) for entry in added])
+            changes.source_ranges.append((keys, np.ones(len(keys), np.uint32)))
+        if gone := sorted(set(old).difference(ranges)):
+            changes.source_ranges_gone.append(self._keys([(service_id, entry) for entry in gone]))
+
+    def keys(self) -> Records:
+        """struct source_range_key of every entry; each has the value 1."""
+        return self._keys([(i, entry) for i, ranges in self._ranges.items() for entry in ranges])
+
+    def _keys(self, entries: Sequence[tuple[int, SourceRange]]) -> Records:
+        rendered = np.zeros(len(entries), self._layouts["source_range_key"])
+        rendered["service_id"] = [service_id for service_id, _ in entries]
+        rendered["prefix_length"] = [
+            _SERVICE_ID_BITS + entry.prefix_length + _V4_OFFSET * (family_of(entry.address) == 4)
+            for _, entry in entries
+        ]
+        raw = b"".join(entry.address for _, entry in entries)
+        rendered["address"] = np.frombuffer(raw, self._layouts["address"])
+        return rendered
