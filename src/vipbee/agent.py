@@ -130,6 +130,7 @@ class Agent:
                 await asyncio.sleep(min(RETRY_INTERVAL_S, self._config.audit_interval_s))
                 if self._restored_datapath() or self._reconciler.out_of_step:
                     break
+            self._tables.renew_address_filter()  # a bit that was cleared hides a VIP
             self._step("audit", self._reconciler.audit)
 
     async def reclaim_regularly(self) -> None:
