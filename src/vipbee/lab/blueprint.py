@@ -3,6 +3,7 @@
 
     fabric   172.30.0.0/24        fd00:172:30::/64         nodes .1 …, outside client .200
     pods     10.244.<node>.0/24   fd00:10:244:<node>::/64  pods .2 …, .1 is the node's bridge
+    VIPs     172.31.0.0/24        fd00:172:31::/64         routed to a node by the client
 
 A *place* is where programs run: a node, a pod or the outside client. Its network
 namespace is `vb-<lab>-<name>`, its cgroup `vipbee-lab/<lab>/<node>/<pod>`. Pure.
@@ -19,6 +20,9 @@ from vipbee.lab.topology import Network, ServerKind, Topology
 
 FABRIC_IPV4 = IPv4Network("172.30.0.0/24")
 FABRIC_IPV6 = IPv6Network("fd00:172:30::/64")
+VIP_IPV4 = IPv4Network("172.31.0.0/24")
+VIP_IPV6 = IPv6Network("fd00:172:31::/64")
+"""For load balancer IPs and externalIPs: what a router would send to the nodes."""
 CLIENT_NUMBER = 200
 FIRST_POD_NUMBER = 2
 CGROUP_ROOT = "vipbee-lab"
@@ -133,6 +137,7 @@ def _draw_node(topology: Topology, index: int) -> NodePlan:
         ipv4=FABRIC_IPV4[number],
         ipv6=FABRIC_IPV6[number],
     )
+    sandbox = f"{lab_cgroup(lab)}/sandboxed"
     pod_ipv4 = IPv4Network(f"10.244.{number}.0/24")
     pod_ipv6 = IPv6Network(f"fd00:10:244:{number:x}::/64")
     pods = tuple(
@@ -141,7 +146,7 @@ def _draw_node(topology: Topology, index: int) -> NodePlan:
             name=pod.name,
             node=node.name,
             namespace=place.namespace if pod.hostNetwork else f"{namespace_prefix(lab)}{pod.name}",
-            cgroup=f"{place.cgroup}/{pod.name}",
+            cgroup=f"{sandbox if pod.sandboxed else place.cgroup}/{pod.name}",
             number=pod_number,
             ipv4=place.ipv4 if pod.hostNetwork else pod_ipv4[pod_number],
             ipv6=place.ipv6 if pod.hostNetwork else pod_ipv6[pod_number],

@@ -28,7 +28,7 @@ from vipbee.lab.endpoints import READY, EndpointState, Manifest
 from vipbee.lab.place import Place
 from vipbee.lab.programs import require_programs
 from vipbee.lab.topology import Topology, check_lab_name, load_topology
-from vipbee.lab.wiring import plan_wiring
+from vipbee.lab.wiring import plan_wiring, vip_routes
 
 SERVER_TIMEOUT_S = 15.0
 RECORD = "topology.json"
@@ -169,6 +169,12 @@ class Lab:
             agent.start()
         for agent in self.agents:
             agent.wait_ready()
+
+    def route_vips(self, node: str) -> None:
+        """Let the outside client send load balancer IPs and externalIPs to this node."""
+        for line in vip_routes(self.node(node).plan):
+            family = ("-6",) if "::" in line else ()
+            self.client.run(["ip", *family, *line.split()], check=True)
 
     # ---- Services ------------------------------------------------------------------
 

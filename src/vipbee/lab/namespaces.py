@@ -60,7 +60,7 @@ def wire_namespaces(wiring: Wiring, *, fabric: str) -> None:
         run_inside(name, lambda plan=plan: _write_sysctls(plan))  # type: ignore[misc]
     run_inside(fabric, lambda: _run_ip(wiring.links))
     for name, plan in wiring.namespaces.items():
-        run_inside(name, lambda plan=plan: _run_ip(plan.commands))  # type: ignore[misc]
+        run_inside(name, lambda plan=plan: _run_plan(plan))  # type: ignore[misc]
 
 
 def run_inside(name: str, function: Callable[[], T]) -> T:
@@ -100,15 +100,21 @@ def _write_sysctls(plan: NamespaceWiring) -> None:
         Path("/proc/sys/net", key).write_text(value)
 
 
-def _run_ip(lines: Iterable[str]) -> None:
-    """Feed `lines` to one `ip -batch` in the calling thread's namespace."""
+def _run_plan(plan: NamespaceWiring) -> None:
+    _run_ip(plan.commands)
+    if plan.bridge_commands:
+        _run_ip(plan.bridge_commands, program="bridge")
+
+
+def _run_ip(lines: Iterable[str], *, program: str = "ip") -> None:
+    """Feed `lines` to one `ip -batch` (or `bridge`) in the calling thread's namespace."""
     script = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
-        [find_program("ip") or "ip", "-batch", "-"],
+        [find_program(program) or program, "-batch", "-"],
         input=script,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise LabError(f"ip refused: {done.stderr.strip()} in:\n{script}")
+        raise LabError(f"{program} refused: {done.stderr.strip()} in:\n{script}")

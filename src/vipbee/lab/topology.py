@@ -22,7 +22,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 LAB_NAME = re.compile(r"[a-z0-9]{1,16}")
 """No dash: `vb-<lab>-<place>` must tell lab `a`, place `b-c` from lab `a-b`, place `c`."""
 
-RESERVED = frozenset({"fabric", "client", "agent"})
+RESERVED = frozenset({"fabric", "client", "agent", "sandboxed"})
 MAX_NODES = 99
 MAX_PODS_PER_NODE = 200
 
@@ -31,7 +31,12 @@ class Network(StrEnum):
     """How the pods of a node are wired."""
 
     ROUTED = "routed"  # one veth and one host route a pod, no bridge: like Calico
-    BRIDGED = "bridged"  # one bridge a node, cni0: like flannel
+    BRIDGED = "bridged"  # one bridge a node, cni0: like flannel's host-gw
+    VXLAN = "vxlan"  # the same, and an overlay between the nodes: like flannel's vxlan
+
+    @property
+    def has_bridge(self) -> bool:
+        return self is not Network.ROUTED
 
 
 class ServerKind(StrEnum):
@@ -44,12 +49,17 @@ DEFAULT_PORTS = {ServerKind.NGINX: 8080, ServerKind.DNS: 53, ServerKind.ECHO: 70
 
 
 class Pod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`servers` are `kind` or `kind:port`; `app` is the label that Services select."""
+    """`servers` are `kind` or `kind:port`; `app` is the label that Services select.
+
+    A `sandboxed` pod's sockets are not seen by the node's hooks, as those of a VM, Kata or
+    gVisor: its processes live outside the cgroup that the agent serves.
+    """
 
     name: str
     app: str = ""
     servers: list[str] = []
     hostNetwork: bool = False
+    sandboxed: bool = False
 
     def server_ports(self) -> list[tuple[ServerKind, int]]:
         return [parse_server(server) for server in self.servers]

@@ -7,6 +7,8 @@
       (permanent neighbours: no ARP)
                      node eth0 ── port in br0 of the fabric ── eth0 client
 
+    vxlan: as bridged, with `overlay` beside cni0 instead of routes through eth0
+
 Nothing here exists in the machine's own namespace, so there is no way to its uplink.
 On nodes an unreachable default route answers whatever the lab does not know: a VIP
 packet that nobody translated never leaves its node.
@@ -15,10 +17,13 @@ packet that nobody translated never leaves its node.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 from vipbee.lab.blueprint import (
     FABRIC_IPV4,
     FABRIC_IPV6,
+    VIP_IPV4,
+    VIP_IPV6,
     Blueprint,
     NodePlan,
     PlacePlan,
@@ -29,6 +34,9 @@ FABRIC_BRIDGE = "br0"
 POD_BRIDGE = "cni0"
 POD_GATEWAY_IPV4 = "169.254.1.1"
 POD_GATEWAY_IPV6 = "fe80::1"
+OVERLAY = "overlay"
+OVERLAY_ID, OVERLAY_PORT = 1, 8472
+OVERLAY_MTU = 1450  # 50 bytes less than the fabric's
 HOST_SIDE_MAC = "ee:ee:ee:ee:ee:ee"  # Calico's: every pod may then have the same gateway entry
 
 # Set before any device exists, so that `default` reaches all of them.
@@ -63,6 +71,7 @@ class NamespaceWiring:
 
     sysctls: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    bridge_commands: tuple[str, ...] = ()  # for `bridge -batch`, after the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +84,19 @@ def plan_wiring(blueprint: Blueprint) -> Wiring:
     namespaces = {
         blueprint.fabric_namespace: NamespaceWiring(SYSCTLS, tuple(_fabric_commands(blueprint))),
         blueprint.client.namespace: NamespaceWiring(
-            SYSCTLS, (*_fabric_end(blueprint.client), *_unreachable_default())
+            SYSCTLS,
+            (
+                *_fabric_end(blueprint.client),
+                *_unreachable_default(),
+                *vip_routes(blueprint.nodes[0].place),
+            ),
         ),
     }
     for node in blueprint.nodes:
         namespaces[node.place.namespace] = NamespaceWiring(
-            SYSCTLS | NODE_SYSCTLS, tuple(_node_commands(blueprint, node))
+            SYSCTLS | NODE_SYSCTLS,
+            tuple(_node_commands(blueprint, node)),
+            tuple(_forwarding_entries(blueprint, node)),
         )
         for pod in _networked_pods(node):
             namespaces[pod.namespace] = NamespaceWiring(
@@ -110,7 +126,7 @@ def _links(blueprint: Blueprint) -> list[str]:
         for place in places
     ]
     for node in blueprint.nodes:
-        if blueprint.network is Network.BRIDGED:
+        if blueprint.network.has_bridge:
             lines.append(
                 f"link add {POD_BRIDGE} netns {node.place.namespace} type bridge mcast_snooping 0"
             )
@@ -150,14 +166,16 @@ def _unreachable_default() -> list[str]:
 
 def _node_commands(blueprint: Blueprint, node: NodePlan) -> list[str]:
     lines = [*_fabric_end(node.place), *_unreachable_default()]
+    if blueprint.network is Network.VXLAN:
+        lines += _overlay_commands(blueprint, node)
     for other in blueprint.nodes:
-        if other is not node:
+        if other is not node and blueprint.network is not Network.VXLAN:
             lines += [
                 f"route add {other.pod_ipv4} via {other.place.ipv4}",
                 f"route add {other.pod_ipv6} via {other.place.ipv6}",
             ]
     pods = _networked_pods(node)
-    if blueprint.network is Network.BRIDGED:
+    if blueprint.network.has_bridge:
         lines += [
             *(f"link set {pod_device(pod)} master {POD_BRIDGE} up" for pod in pods),
             f"link set {POD_BRIDGE} up",
@@ -176,9 +194,58 @@ def _node_commands(blueprint: Blueprint, node: NodePlan) -> list[str]:
     return lines
 
 
+def vip_routes(node: PlacePlan) -> list[str]:
+    """What makes the client send VIPs to this node; the same again with `replace`."""
+    return [
+        f"route replace {VIP_IPV4} via {node.ipv4}",
+        f"route replace {VIP_IPV6} via {node.ipv6}",
+    ]
+
+
+def _overlay_commands(blueprint: Blueprint, node: NodePlan) -> list[str]:
+    """Without learning, as flannel: every other node's address and MAC are written down."""
+    lines = [
+        f"link add {OVERLAY} address {_overlay_mac(node)} mtu {OVERLAY_MTU} type vxlan"
+        f" id {OVERLAY_ID} local {node.place.ipv4} dev eth0 dstport {OVERLAY_PORT} nolearning",
+        f"link set {OVERLAY} up",
+        f"addr add {node.pod_ipv4[0]}/32 dev {OVERLAY}",
+        f"addr add {_overlay_ipv6(node)}/128 dev {OVERLAY} nodad",
+    ]
+    for other in blueprint.nodes:
+        if other is node:
+            continue
+        neighbour = f"lladdr {_overlay_mac(other)} dev {OVERLAY} nud permanent"
+        lines += [
+            f"neigh add {other.pod_ipv4[0]} {neighbour}",
+            f"neigh add {_overlay_ipv6(other)} {neighbour}",
+            f"route add {other.pod_ipv4} via {other.pod_ipv4[0]} dev {OVERLAY} onlink",
+            f"route add {other.pod_ipv6} via {_overlay_ipv6(other)} dev {OVERLAY} onlink",
+        ]
+    return lines
+
+
+def _forwarding_entries(blueprint: Blueprint, node: NodePlan) -> list[str]:
+    if blueprint.network is not Network.VXLAN:
+        return []
+    return [
+        f"fdb append {_overlay_mac(other)} dev {OVERLAY} dst {other.place.ipv4}"
+        for other in blueprint.nodes
+        if other is not node
+    ]
+
+
+def _overlay_mac(node: NodePlan) -> str:
+    return f"ee:ee:0a:f4:{node.place.number:02x}:00"
+
+
+def _overlay_ipv6(node: NodePlan) -> IPv6Address:
+    return node.pod_ipv6[0xFFFE]
+
+
 def _pod_commands(blueprint: Blueprint, node: NodePlan, pod: PlacePlan) -> list[str]:
-    lines = ["link set lo up", "link set eth0 up"]
-    if blueprint.network is Network.BRIDGED:
+    mtu = f" mtu {OVERLAY_MTU}" if blueprint.network is Network.VXLAN else ""
+    lines = ["link set lo up", f"link set eth0{mtu} up"]
+    if blueprint.network.has_bridge:
         return [
             *lines,
             f"addr add {pod.ipv4}/{node.pod_ipv4.prefixlen} dev eth0",
