@@ -235,6 +235,24 @@ def test_audit_repairs_whatever_was_damaged(hooked: Hooked, stack: Stack, seed: 
     assert hooked.audit() == 0
 
 
+def test_renewed_address_filter_shows_vips_again(hooked: Hooked, stack: Stack) -> None:
+    """R130, F57: a cleared bit hides a VIP from every hook; each audit of the agent renews them."""
+    hooked.program_only(*some_ports(stack), node_addresses=NODE_ADDRESSES)
+    assert hooked.tables is not None
+    words = hooked.tables.max_entries(MapName.ADDRESS_FILTER)
+    keys = np.arange(words, dtype=np.uint32)
+    hooked.tables.renew_address_filter()  # without bits of addresses that are gone
+    shown = hooked.tables.read_array(MapName.ADDRESS_FILTER)
+
+    hooked.tables.apply(Op(MapName.ADDRESS_FILTER, keys, np.zeros(words, dtype=np.uint64)))
+    hidden = hooked.tables.read_array(MapName.ADDRESS_FILTER)
+    hooked.tables.renew_address_filter()
+
+    assert not hidden.any()
+    assert shown.any()
+    assert np.array_equal(hooked.tables.read_array(MapName.ADDRESS_FILTER), shown)
+
+
 def test_only_endpoint_is_replaced_under_connects(hooked: Hooked, stack: Stack) -> None:
     """R32, F38: 300 times, and not one connect fails."""
 
