@@ -17,7 +17,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import structlog
@@ -25,7 +26,7 @@ import structlog
 from vipbee import __version__
 from vipbee.abi import MapName, ReportSeverity
 from vipbee.collection import settle
-from vipbee.config import AgentConfig
+from vipbee.config import IN_CLUSTER, AgentConfig
 from vipbee.core.plan import Op
 from vipbee.datapath import capabilities, hooks, netns, pins
 from vipbee.datapath.btf import load_layouts
@@ -34,16 +35,16 @@ from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.release import release_stale_sockets
-from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError, UsageError
-from vipbee.model import Problem
+from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
+from vipbee.model import Problem, ServiceName
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
 from vipbee.observe.metrics import AgentMetrics
 from vipbee.packet_layer import DeviceLists, start_packet_layer
 from vipbee.reconcile import Applied, NodeSettings, Reconciler
-from vipbee.sources.statefile import Failed, StateFileSource, Synced
-from vipbee.sources.statefile import Loaded as FileLoaded
-from vipbee.sources.statefile import Removed as FileRemoved
+from vipbee.sources import events
+from vipbee.sources.kubernetes import Access, KubernetesSource, in_cluster, load_access
+from vipbee.sources.statefile import StateFileSource
 
 log = structlog.get_logger()
 
@@ -98,29 +99,52 @@ class Agent:
         self._write_card()
         await asyncio.to_thread(self.packet_layer.bring)
 
-    async def follow_source(self, source: StateFileSource) -> None:
+    @property
+    def adopted_services(self) -> Collection[ServiceName]:
+        return self._reconciler.adopted_services()
+
+    async def follow_source(self, source: StateFileSource | KubernetesSource) -> None:
         """Program what the source says, from its first complete list on (R8)."""
-        async for event in source.watch():
+        if isinstance(source, KubernetesSource):
+            async for batch in source.watch():
+                self._take_all(batch)
+        else:
+            async for event in source.watch():
+                self._take_all([event])
+
+    def _take_all(self, batch: Sequence[events.SourceEvent]) -> None:
+        """Note every event, then program what all of them come to, once."""
+        is_synced = False
+        for event in batch:
             match event:
-                case FileLoaded():
+                case events.Changed():
+                    self._reconciler.change(
+                        event.source, event.objects, event.deleted, event.problems
+                    )
+                case events.Loaded():
                     self._reconciler.fail(event.source, None)
                     self._reconciler.replace(event.source, event.objects, event.problems)
                     log.info("source loaded", source=event.source, objects=len(event.objects))
-                case FileRemoved():
+                case events.Removed():
                     self._reconciler.fail(event.source, None)
                     self._reconciler.remove_source(event.source)
                     log.info("source removed", source=event.source)
-                case Failed():
+                case events.Failed():
                     problem = Problem(event.source, str(event.error), is_error=True)
                     self._reconciler.fail(event.source, problem)
                     log.warning("source unusable, last good state stays", reason=str(event.error))
-                case Synced():
-                    self._step("first programming", self._reconciler.begin)
-                    self._step("audit", self._reconciler.audit)
-                    settle()
-                    log.info("ready", services=self._reconciler.counts()[0])
-                    continue
+                case events.Recovered():
+                    self._reconciler.fail(event.source, None)
+                    log.info("source usable again", source=event.source)
+                case events.Synced():
+                    is_synced = True
+        if not is_synced:
             self._step("programmed", self._reconciler.program)
+            return
+        self._step("first programming", self._reconciler.begin)
+        self._step("audit", self._reconciler.audit)
+        settle()
+        log.info("ready", services=self._reconciler.counts()[0])
 
     async def audit_regularly(self) -> None:
         """Repair what somebody else changed; sooner after a failed write (R130)."""
@@ -238,9 +262,7 @@ class Agent:
 async def run(config: AgentConfig) -> None:
     """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
     if config.state_file is None:
-        raise UsageError(
-            "a Kubernetes API server as a source is not implemented yet: use --state-file"
-        )
+        _api_access(config)  # what is wrong with it is said before anything is attached
     capabilities.require()
     pins.prepare_root(config.bpf_root)
     health = Health()
@@ -258,8 +280,7 @@ async def run(config: AgentConfig) -> None:
 
 
 async def _work(config: AgentConfig, agent: Agent) -> None:
-    assert config.state_file is not None
-    source = StateFileSource(config.state_file)
+    source = _source(config, agent)
     metrics = serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health)
     async with _stopped_by_signal(), metrics, asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.follow_source(source), name="source")
@@ -267,6 +288,20 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.reclaim_regularly(), name="reclaim")
         tasks.create_task(agent.follow_addresses(), name="addresses")
         tasks.create_task(agent.follow_devices(), name="devices")
+
+
+def _source(config: AgentConfig, agent: Agent) -> StateFileSource | KubernetesSource:
+    if config.state_file is not None:
+        return StateFileSource(config.state_file)
+    return KubernetesSource(
+        partial(_api_access, config), node_name(config), programmed=agent.adopted_services
+    )
+
+
+def _api_access(config: AgentConfig) -> Access:
+    if config.kubeconfig is None or config.kubeconfig == IN_CLUSTER:
+        return in_cluster(servers=config.api_servers)
+    return load_access(config.kubeconfig, config.api_servers)
 
 
 def _request(config: AgentConfig) -> LoadRequest:

@@ -79,6 +79,20 @@ class Reconciler:
         self._unknown.discard(source)
         self._loaded.add(source)
 
+    def change(
+        self,
+        source: str,
+        objects: Sequence[ApiObject],
+        deleted: Sequence[tuple[str, str, str]],
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        """Of `source` these objects are new or different and those (kind, namespace, name) gone."""
+        changes = [self._store.upsert(source, item) for item in objects]
+        changes += [self._store.delete(source, *name) for name in deleted]
+        services = set[ServiceName]().union(*(change.services for change in changes))
+        self._pending |= Changes(services, any(change.node for change in changes))
+        self._source_problems[source] = tuple(problems)
+
     def fail(self, source: str, problem: Problem | None) -> None:
         """`source` cannot be read (its objects stay), or can again (None)."""
         key = f"\0{source}"
@@ -177,6 +191,10 @@ class Reconciler:
             if node.metadata.name == self._settings.name:
                 return node
         return None
+
+    def adopted_services(self) -> frozenset[ServiceName]:
+        """What an earlier process programmed and no source has confirmed yet."""
+        return self._desired.adopted
 
     def counts(self) -> tuple[int, int]:
         """(Services programmed, Service ports programmed)."""

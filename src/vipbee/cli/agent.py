@@ -16,7 +16,19 @@ def agent(
     ] = None,
     kubeconfig: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="A Kubernetes API server.", rich_help_panel="Services"),
+        typer.Option(
+            metavar="PATH",
+            help="A Kubernetes API server; `in-cluster` for the ServiceAccount of this pod.",
+            rich_help_panel="Services",
+        ),
+    ] = None,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL[,URL]",
+            help="API servers to try in turn, in place of the kubeconfig's.",
+            rich_help_panel="Services",
+        ),
     ] = None,
     state_file: Annotated[
         str | None,
@@ -111,6 +123,7 @@ def agent(
 
     flags: dict[str, object] = {
         "kubeconfig": kubeconfig,
+        "master": master,
         "state-file": state_file,
         "hostname-override": hostname_override,
         "cgroup-root": cgroup_root,

@@ -5,7 +5,8 @@
 or our own, whose fields are the long flags without dashes in front, in kebab-case or
 camelCase (`state-file` or `stateFile`), plus what has no flag:
 
-    state-file: /etc/vipbee/services      kubeconfig: PATH
+    state-file: /etc/vipbee/services      kubeconfig: PATH, or in-cluster
+    master: [https://10.0.0.1:6443]
     hostname-override: node-a             (or node-name)
     cgroup-root: /sys/fs/cgroup           bpf-root: /sys/fs/bpf/vipbee
     devices: [eth+]                       pod-devices: [veth+, cali+]
@@ -34,8 +35,17 @@ from vipbee.config.values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel
 from vipbee.errors import SourceError, UsageError
 from vipbee.sources.yaml_loader import load_document
 
-__all__ = ["AgentConfig", "BindAddress", "Cidr", "MapSizes", "NodePortAddresses", "load_config"]
+__all__ = [
+    "IN_CLUSTER",
+    "AgentConfig",
+    "BindAddress",
+    "Cidr",
+    "MapSizes",
+    "NodePortAddresses",
+    "load_config",
+]
 
+IN_CLUSTER = Path("in-cluster")
 DEFAULT_BPF_ROOT = Path("/sys/fs/bpf/vipbee")
 DEFAULT_HEALTHZ = BindAddress("0.0.0.0", 10256)
 DEFAULT_METRICS = BindAddress("127.0.0.1", 10249)
@@ -47,7 +57,8 @@ _MAX_FILE_BYTES = 1 << 20
 class AgentConfig:
     """Exactly one of `kubeconfig` and `state_file` is set; None elsewhere means "find out"."""
 
-    kubeconfig: Path | None = None
+    kubeconfig: Path | None = None  # IN_CLUSTER: the ServiceAccount of this pod
+    api_servers: tuple[str, ...] = ()  # instead of the kubeconfig's, tried in turn
     state_file: Path | None = None
     node_name: str | None = None
     cgroup_root: Path | None = None
@@ -79,6 +90,7 @@ class AgentConfig:
 # Option → field of AgentConfig and reader of its value.
 _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "kubeconfig": ("kubeconfig", values.path),
+    "master": ("api_servers", values.urls),
     "state-file": ("state_file", values.path),
     "hostname-override": ("node_name", values.node_name),
     "node-name": ("node_name", values.node_name),

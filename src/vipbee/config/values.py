@@ -24,6 +24,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 _DEVICE = re.compile(r"[^\s/:,+]{1,15}|[^\s/:,+]{0,14}\+", re.ASCII)
+_URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|m|h)?", re.ASCII)
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
@@ -105,6 +106,15 @@ def words(option: str, value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise UsageError(f"{option} wants a list of texts, not {value!r}")
     return tuple(stripped for part in parts if (stripped := part.strip()))
+
+
+def urls(option: str, value: Any) -> tuple[str, ...]:
+    """Addresses of API servers; a path behind the port is kept."""
+    given = words(option, value)
+    for url in given:
+        if not _URL.fullmatch(url):
+            raise UsageError(f"{option} wants addresses like https://10.0.0.1:6443, not {url!r}")
+    return tuple(url.rstrip("/") for url in given)
 
 
 def devices(option: str, value: Any) -> tuple[str, ...]:

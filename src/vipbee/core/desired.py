@@ -54,6 +54,11 @@ class Desired:
         """What is programmed, Service by Service; a refused one in its last good state."""
         return self._ports
 
+    @property
+    def adopted(self) -> frozenset[ServiceName]:
+        """Services of an earlier process that no update has named yet."""
+        return frozenset(self._adopted)
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what an earlier process left, before the first update.
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vipbee.errors import SourceError
-from vipbee.model import ApiObject, Problem
 from vipbee.sources.decode import Decoded, decode_objects
+from vipbee.sources.events import Failed, Loaded, Removed, SourceEvent, Synced
 
 SUFFIXES = (".yaml", ".yml", ".json")
 SETTLE_S = 0.05
@@ -32,44 +32,6 @@ MAX_DEFERRALS = 3
 """Polls for which a file that keeps changing is left alone; then it is read as it is."""
 DEFAULT_MAX_BYTES = 256 << 20
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """All that file `source` says now, in place of what it said before."""
-
-    source: str
-    objects: tuple[ApiObject, ...]
-    problems: tuple[Problem, ...]
-    ignored: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """`source` is gone from the directory, and its objects with it.
-
-    Sent for the directory itself when it can be read again after it had `Failed`.
-    """
-
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """`source` cannot be used now: what it said last stays in force."""
-
-    source: str
-    error: SourceError
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """Every file has been tried once, and one is loaded unless there are none. Sent once.
-
-    A file of a directory may have `Failed` before: what it says is then not known.
-    """
-
-
-SourceEvent = Loaded | Removed | Failed | Synced
 
 _Identity = tuple[int, int, int, int, int]
 

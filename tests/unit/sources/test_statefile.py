@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from vipbee.errors import SourceError
-from vipbee.sources.statefile import (
-    MAX_DEFERRALS,
-    Failed,
-    Loaded,
-    Removed,
-    SourceEvent,
-    StateFileSource,
-    Synced,
-)
+from vipbee.sources.events import Failed, Loaded, Removed, SourceEvent, Synced
+from vipbee.sources.statefile import MAX_DEFERRALS, StateFileSource
 
 KEPT = "; the last good state stays in force"
 
