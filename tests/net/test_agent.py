@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.agent_view import get, status, wait_log
+from tests.support.agent_view import get, problems, status, wait_log
 from tests.support.eventually import eventually
 from tests.support.manifests import echo_service
 from tests.support.remote import Remote
@@ -46,7 +46,7 @@ VIP, VIP6, OTHER_VIP = ("10.96.0.10", 7000), ("fd00:10:96::10", 7000), ("10.96.0
 WEB_SERVICE = echo_service("web", VIP[0], VIP6[0])
 ASKED = 40
 """One of three backends is not among so many uniform choices once in 10 million runs."""
-KILLS = 12
+KILLS = 10
 HELD_CONNECTIONS = 50
 QUICK_S = 2.0
 AUDIT_EVERY = "audit-interval: 1s\n"
@@ -109,7 +109,7 @@ def test_agent_killed_at_any_moment_loses_no_connection(
             agent.kill()
             agent.start()
             lab.remove_endpoint(WEB[number % 3])
-            time.sleep(chance.uniform(0, 1.2))  # the random moment, not synchronisation
+            time.sleep(chance.uniform(0, 1.0))  # the random moment, not synchronisation
             lab.add_endpoint(WEB[number % 3])
         agent.kill()
         lab.remove_endpoint("web-1")
@@ -123,7 +123,7 @@ def test_agent_killed_at_any_moment_loses_no_connection(
         assert total.failures == (), f"seed {seed}"
         assert total.held_exchanges > HELD_CONNECTIONS
     assert set(after.answers) == {"web-0", "web-2"}, f"seed {seed}"
-    assert status(agent)["problems"] == []
+    assert problems(agent) == {}
 
 
 def test_agent_killed_during_its_very_first_start_leaves_nothing_in_the_way(
@@ -135,7 +135,7 @@ def test_agent_killed_during_its_very_first_start_leaves_nothing_in_the_way(
     print(f"seed {seed}")
     agent = lab.agent("node-1")
 
-    for _ in range(5):
+    for _ in range(3):
         agent.kill()
         assert agent.vipbee(["cleanup"]).returncode == 0
         agent.start()
@@ -328,9 +328,15 @@ def test_autoscaler_taint_makes_the_node_ineligible(lab: Lab, agent: Agent) -> N
 # ---- repairs -----------------------------------------------------------------------------
 
 
+def repairs(agent: Agent) -> int:
+    card = status(agent).agent
+    assert card is not None
+    return card.repairs
+
+
 def test_audit_repairs_entries_that_somebody_removed(agent: Agent, client: Remote) -> None:
     """R130, F56: without a restart; reported by `vipbee status`."""
-    repaired = status(agent)["agent"]["repairs"]
+    repaired = repairs(agent)
     with KernelTables(PinDirectory(agent.bpf_root / LAYOUT_VERSION), load_layouts()) as tables:
         keys, _ = tables.read_hash(MapName.FRONTENDS)
         tables.apply(Op(MapName.FRONTENDS, keys, None))
@@ -341,7 +347,7 @@ def test_audit_repairs_entries_that_somebody_removed(agent: Agent, client: Remot
     eventually(lambda: client.who(VIP) in WEB, within_s=10)
     eventually(lambda: client.who(VIP6) in WEB, within_s=10)
 
-    eventually(lambda: status(agent)["agent"]["repairs"] >= repaired + len(keys))
+    eventually(lambda: repairs(agent) >= repaired + len(keys))
 
 
 def test_audit_repairs_entries_that_somebody_corrupted(agent: Agent, client: Remote) -> None:

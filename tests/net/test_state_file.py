@@ -198,74 +198,80 @@ def test_hundred_megabyte_file_keeps_the_agent_alive_and_serving(
 # ---- objects that are wrong --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("spec", "reason"),
-    [
-        ({"clusterIP": "10.96.0.999"}, "10.96.0.999"),
-        ({"clusterIP": "１0.96.0.20"}, "clusterIP"),
-        ({"clusterIP": "127.0.0.1"}, "loopback"),
-        ({"clusterIP": "169.254.169.254"}, "metadata"),
-        ({"clusterIP": "169.254.1.1"}, "link-local"),
-        ({"clusterIP": "224.0.0.1"}, "multicast"),
-        ({"clusterIP": "0.0.0.0"}, "unspecified"),
-        ({"clusterIP": "::1"}, "loopback"),
-        ({"clusterIP": "fe80::1"}, "link-local"),
-        ({"clusterIP": "172.30.0.1"}, "address of a node"),
-        ({"ports": [{"name": "a", "port": 0}]}, "port"),
-        ({"ports": [{"name": "a", "port": 65536}]}, "port"),
-        ({"ports": [{"name": "a", "port": "80"}]}, "port"),
-        ({"ports": [{"name": "a", "port": True}]}, "port"),
-        ({"ports": [{"name": "a", "port": 80, "protocol": "tcp"}]}, "protocol"),
-        ({"ports": {"name": "a"}}, "ports"),
-        ({"sessionAffinity": "Maybe"}, "sessionAffinity"),
-        ({"internalTrafficPolicy": "local"}, "internalTrafficPolicy"),
-    ],
+INVALID_SPECS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"clusterIP": "10.96.0.999"}, "10.96.0.999"),
+    ({"clusterIP": "１0.96.0.20"}, "clusterIP"),
+    ({"clusterIP": "127.0.0.1"}, "loopback"),
+    ({"clusterIP": "169.254.169.254"}, "metadata"),
+    ({"clusterIP": "169.254.1.1"}, "link-local"),
+    ({"clusterIP": "224.0.0.1"}, "multicast"),
+    ({"clusterIP": "0.0.0.0"}, "unspecified"),
+    ({"clusterIP": "::1"}, "loopback"),
+    ({"clusterIP": "fe80::1"}, "link-local"),
+    ({"clusterIP": "172.30.0.1"}, "address of a node"),
+    ({"ports": [{"name": "a", "port": 0}]}, "port"),
+    ({"ports": [{"name": "a", "port": 65536}]}, "port"),
+    ({"ports": [{"name": "a", "port": "80"}]}, "port"),
+    ({"ports": [{"name": "a", "port": True}]}, "port"),
+    ({"ports": [{"name": "a", "port": 80, "protocol": "tcp"}]}, "protocol"),
+    ({"ports": {"name": "a"}}, "ports"),
+    ({"sessionAffinity": "Maybe"}, "sessionAffinity"),
+    ({"internalTrafficPolicy": "local"}, "internalTrafficPolicy"),
 )
-def test_invalid_service_is_skipped_by_name_and_the_others_are_served(
-    agent: Agent, client: Remote, lab: Lab, spec: dict[str, Any], reason: str
+"""What is wrong, over a Service that is not; and a word of the reason."""
+
+
+def test_invalid_services_are_skipped_by_name_and_the_others_are_served(
+    agent: Agent, client: Remote, lab: Lab
 ) -> None:
-    """F32, F33, R25, security §4.5: reported with the reason, and its sibling programmed."""
+    """F32, F33, R25, security §4.5: each reported with its reason, its siblings programmed."""
     written = state(lab, WEB_SERVICE, echo_service("other", OTHER_VIP[0]))
-    bad = {"metadata": {"namespace": "team", "name": "bad"}}
-    bad["spec"] = {"clusterIP": "10.96.0.30", "ports": [{"name": "a", "port": 80}], **spec}
-    written["services"].insert(0, bad)
+    expected = {}
+    for number, (spec, reason) in enumerate(INVALID_SPECS):
+        bad: Manifest = {"metadata": {"namespace": "team", "name": f"bad-{number}"}}
+        usual = {"clusterIP": f"10.96.4.{number}", "ports": [{"name": "a", "port": 80}]}
+        bad["spec"] = {**usual, **spec}
+        written["services"].insert(0, bad)
+        expected[f"Service team/bad-{number}"] = reason
 
     lab.write_state(written)
     eventually(lambda: client.who(OTHER_VIP) in WEB)
 
     complaints = problems(agent)
-    assert list(complaints) == ["Service team/bad"]
-    assert reason in complaints["Service team/bad"]
-    assert client.who(("10.96.0.30", 80)) == "EHOSTUNREACH"
+    assert complaints.keys() == expected.keys()
+    assert [name for name, reason in expected.items() if reason not in complaints[name]] == []
+    assert {client.who((f"10.96.4.{n}", 80)) for n in range(len(INVALID_SPECS))} == {"EHOSTUNREACH"}
     assert answers(client) == WEB
 
 
-@pytest.mark.parametrize(
-    ("address", "what"),
-    [
-        ("127.0.0.1", "loopback"),
-        ("169.254.169.254", "metadata"),
-        ("169.254.7.7", "link-local"),
-        ("224.0.0.5", "multicast"),
-        ("0.0.0.0", "unspecified"),
-    ],
-)
-def test_forbidden_backend_is_left_out_by_name(
-    agent: Agent, client: Remote, lab: Lab, address: str, what: str
-) -> None:
-    """CVE-2021-25737, security §4.5: the other endpoints of the slice serve."""
+FORBIDDEN_BACKENDS = {
+    "127.0.0.1": "loopback",
+    "169.254.169.254": "metadata",
+    "169.254.7.7": "link-local",
+    "224.0.0.5": "multicast",
+    "0.0.0.0": "unspecified",
+}
+
+
+def test_forbidden_backends_are_left_out_by_name(agent: Agent, client: Remote, lab: Lab) -> None:
+    """CVE-2021-25737, security §4.5: the other endpoints of each slice serve."""
     good = lab.pod("web-1").ipv4
-    written = state(lab, echo_service("mixed", OTHER_VIP[0], selector=None))
-    written["endpoints"].append(echo_slice("mixed", address, good))
+    vips = {address: f"10.96.5.{n}" for n, address in enumerate(FORBIDDEN_BACKENDS)}
+    names = {address: f"mixed-{n}" for n, address in enumerate(FORBIDDEN_BACKENDS)}
+    services = [echo_service(names[a], vips[a], selector=None) for a in FORBIDDEN_BACKENDS]
+    written = state(lab, *services)
+    written["endpoints"] += [echo_slice(names[a], a, good) for a in FORBIDDEN_BACKENDS]
 
     lab.write_state(written)
-    eventually(lambda: client.who(OTHER_VIP) == "web-1")
+    eventually(lambda: {client.who((vip, 7000)) for vip in vips.values()} == {"web-1"})
 
-    ((name, message),) = problems(agent).items()
-    assert "mixed" in name
-    assert address in message
-    assert what in message
-    assert answers(client, OTHER_VIP) == {"web-1"}
+    complaints = problems(agent)
+    assert len(complaints) == len(FORBIDDEN_BACKENDS)
+    for address, what in FORBIDDEN_BACKENDS.items():
+        (message,) = [text for name, text in complaints.items() if names[address] in name]
+        assert address in message
+        assert what in message
+        assert answers(client, (vips[address], 7000)) == {"web-1"}
 
 
 def test_forbidden_external_ip_is_left_out_and_the_service_served(
@@ -545,7 +551,8 @@ def test_bind_protection_keeps_node_ports_from_programs_of_the_node(
 
 def test_status_names_the_source_and_the_node(agent: Agent, lab: Lab) -> None:
     """interface.md §4."""
-    card = status(agent)["agent"]
+    card = status(agent).agent
 
-    assert (card["node"], card["source"]) == ("node-1", str(lab.state_file))
-    assert card["pid"] in agent.pids
+    assert card is not None
+    assert (card.node, card.source) == ("node-1", str(lab.state_file))
+    assert card.pid in agent.pids
