@@ -413,6 +413,7 @@ struct draft {
 	struct conntrack conntrack;
 	struct nat nat;
 	struct flow_tuple reply;
+	__u8 packet[96]; /* struct packet */
 };
 
 /* Refusals this CPU has sent in this second. */

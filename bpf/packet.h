@@ -50,7 +50,7 @@ struct packet {
 	__u8 fragment; /* enum fragment_kind */
 	__u8 tcp_flags;
 	__u8 icmp_type;
-	__u8 pad;
+	__u8 l4_header; /* TCP only: bytes of its header */
 };
 
 enum parsed {
@@ -206,6 +206,7 @@ static __always_inline enum parsed parse_tcp(struct __sk_buff *ctx, struct packe
 	p->tuple.source_port = tcp.source;
 	p->tuple.destination_port = tcp.dest;
 	p->tcp_flags = ((__u8 *)&tcp)[13];
+	p->l4_header = offset * 4;
 	p->sequence = bpf_ntohl(tcp.seq);
 	p->acknowledged = bpf_ntohl(tcp.ack_seq);
 	return PARSED;

@@ -128,8 +128,8 @@ static __always_inline int rewrite_ipv6(struct __sk_buff *ctx, __u32 l2,
  * `to` replaces addresses and ports; `hops`: one hop less, which the caller has checked.
  * Invalidates packet pointers. After a failure the packet may be half written: drop it.
  */
-static __always_inline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
-				   const struct flow_tuple *to, int hops)
+static __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+			      const struct flow_tuple *to, int hops)
 {
 	__u32 addresses = csum_of_addresses(&p->tuple, to, p->family);
 

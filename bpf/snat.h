@@ -119,39 +119,61 @@ static __always_inline __u32 hash_of(const struct flow_tuple *tuple)
 	return hash ^ hash >> 15;
 }
 
-/*
- * Reserve the reply tuple for the connection in `draft` and return its source port in
- * network order; 0: none was free. `own`: the source is an address of this node, so its
- * sockets and the NodePorts must be respected.
- */
-static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
-				 struct draft *draft, int own)
+/* Reserve the reply tuple in `draft`, if nobody has it. */
+static __noinline int try_port(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
+			       struct draft *draft)
 {
 	struct flow_tuple *reply = &draft->reply;
-	__be16 wanted = p->tuple.source_port;
-	__u32 now = draft->nat.last_seen;
+
+	if (!tuple_is_free(zone, reply, draft->nat.last_seen))
+		return 0;
+	/* with SNAT the source is an address of this node, whose sockets come first */
+	if (draft->nat.flags & CONNTRACK_SOURCE_NAT && node_uses(ctx, p, reply))
+		return 0;
+	return !bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST);
+}
+
+/*
+ * Leave a random port in `draft` that nobody has now, or just a random one. Apart from
+ * try_port(), because a verifier walks a loop once for each turn.
+ */
+static __noinline int search_port(enum zone zone, struct draft *draft)
+{
 	int i;
 
 	for (i = 0; i < PORT_ATTEMPTS; i++) {
-		if (i == 0) {
-			if (own && !is_snat_port(bpf_ntohs(wanted)))
-				continue;
-			reply->destination_port = wanted;
-		} else {
-			__u32 random = i == 1 ? hash_of(&p->tuple) : bpf_get_prandom_u32();
-
-			reply->destination_port = bpf_htons(port_in_range(random));
-		}
-		if (!tuple_is_free(zone, reply, now))
-			continue;
-		if (own && node_uses(ctx, p, reply))
-			continue;
-		if (!bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST)) {
-			if (reply->destination_port != wanted)
-				count_reason(REASON_SNAT_MOVED);
-			return reply->destination_port;
-		}
+		draft->reply.destination_port = bpf_htons(port_in_range(bpf_get_prandom_u32()));
+		if (!bpf_map_lookup_elem(nat_map(zone, 0), &draft->reply) &&
+		    !bpf_map_lookup_elem(nat_map(zone, 1), &draft->reply))
+			break;
 	}
+	return 0;
+}
+
+/*
+ * Reserve a reply tuple for the connection in `draft` and return its source port in
+ * network order; 0: none was free.
+ */
+static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
+				 struct draft *draft)
+{
+	__be16 wanted = p->tuple.source_port;
+
+	if (!(draft->nat.flags & CONNTRACK_SOURCE_NAT) || is_snat_port(bpf_ntohs(wanted))) {
+		draft->reply.destination_port = wanted;
+		if (try_port(ctx, p, zone, draft))
+			return wanted;
+	}
+	count_reason(REASON_SNAT_MOVED);
+	draft->reply.destination_port = bpf_htons(port_in_range(hash_of(&p->tuple)));
+	if (try_port(ctx, p, zone, draft))
+		return draft->reply.destination_port;
+	search_port(zone, draft);
+	if (try_port(ctx, p, zone, draft))
+		return draft->reply.destination_port;
+	search_port(zone, draft); /* a socket of the node had it, or another CPU was faster */
+	if (try_port(ctx, p, zone, draft))
+		return draft->reply.destination_port;
 	return 0;
 }
 

@@ -20,7 +20,9 @@
 #include "count.h"
 #include "ctx_tc.h"
 #include "fib.h"
+#include "maps.h"
 #include "packet.h"
+#include "refuse.h"
 #include "rewrite.h"
 #include "service.h"
 #include "verdict.h"
@@ -47,6 +49,45 @@ static __always_inline int translate(struct __sk_buff *ctx, const struct packet 
 	return result < 0 ? dropped(REASON_REWRITE_FAILED) : result;
 }
 
+/*
+ * A copy in memory the verifier does not track: what is rare is verified once, not once
+ * for each combination of family, protocol and headers that can lead there.
+ */
+static __always_inline const struct packet *set_aside(const struct packet *p)
+{
+	__u32 key = 0;
+	struct draft *draft = bpf_map_lookup_elem(&drafts, &key);
+
+	_Static_assert(sizeof(*p) <= sizeof(draft->packet), "struct draft has room");
+	if (draft)
+		__builtin_memcpy(draft->packet, p, sizeof(*p));
+	return draft ? (const struct packet *)draft->packet : NULL;
+}
+
+static __always_inline int expired(struct __sk_buff *ctx, const struct packet *p)
+{
+	p = set_aside(p);
+	count_reason(REASON_TTL_EXPIRED);
+	if (!p)
+		return TC_ACT_SHOT;
+	return send_error(ctx, p, ANSWER_TIME_EXCEEDED, 0);
+}
+
+static __always_inline int too_big(struct __sk_buff *ctx, const struct packet *p,
+				   const struct route *route)
+{
+	__u32 mtu = route->mtu;
+	const struct device *device;
+
+	if (!mtu) { /* kernels before 5.12 do not say */
+		device = device_of(route->ifindex);
+		mtu = device ? device->mtu : 0;
+	}
+	count_reason(REASON_TOO_BIG);
+	p = set_aside(p);
+	return mtu && p ? send_error(ctx, p, ANSWER_TOO_BIG, mtu) : TC_ACT_SHOT;
+}
+
 /* A packet of a known connection that bypasses the stack. */
 static __always_inline int forward(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
 				   const struct flow_tuple *to)
@@ -54,12 +95,12 @@ static __always_inline int forward(struct __sk_buff *ctx, const struct packet *p
 	struct route route;
 
 	if (p->ttl <= 1)
-		return dropped(REASON_TTL_EXPIRED);
+		return expired(ctx, p);
 	switch (find_route(ctx, p, &to->source, &to->destination, &route)) {
 	case ROUTE_FOUND:
 		return translate(ctx, p, l2, to, &route);
 	case ROUTE_TOO_BIG:
-		return dropped(REASON_TOO_BIG);
+		return too_big(ctx, p, &route);
 	default:
 		return dropped(REASON_NO_ROUTE);
 	}
@@ -108,29 +149,33 @@ over:
 	return NULL;
 }
 
-static __always_inline int from_client(struct __sk_buff *ctx, struct packet *p, __u32 l2,
+static __always_inline int from_client(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
 				       enum zone zone)
 {
+	struct route route = {};
 	struct flow_tuple to;
-	struct route route;
 	struct conntrack *ct;
 
 	ct = follow_connection(p, zone, &to);
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
+	p = set_aside(p);
+	if (!p)
+		return dropped(REASON_FLOW_NOT_STORED);
 	switch (open_connection(ctx, p, zone, &to, &route)) {
 	case VERDICT_TRANSLATE:
 		return translate(ctx, p, l2, &to, NULL);
 	case VERDICT_REDIRECT:
 		return translate(ctx, p, l2, &to, &route);
 	case VERDICT_DROP:
-	case VERDICT_REFUSE:
 		return TC_ACT_SHOT;
+	case VERDICT_REFUSE:
+		return refuse(ctx, p);
 	case VERDICT_TOO_BIG:
-		return dropped(REASON_TOO_BIG);
+		return too_big(ctx, p, &route);
 	case VERDICT_EXPIRED:
-		return dropped(REASON_TTL_EXPIRED);
+		return expired(ctx, p);
 	default:
 		return TC_ACT_UNSPEC;
 	}

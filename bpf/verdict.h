@@ -21,8 +21,6 @@
 #include "service.h"
 #include "snat.h"
 
-#define PACKET_TABLE_ATTEMPTS 3
-
 enum verdict {
 	VERDICT_PASS,
 	VERDICT_DROP,
@@ -31,6 +29,7 @@ enum verdict {
 	VERDICT_REDIRECT, /* translate and send */
 	VERDICT_TOO_BIG, /* tell the sender; route.mtu */
 	VERDICT_EXPIRED, /* tell the sender */
+	VERDICT_AGAIN,
 };
 
 static __always_inline enum verdict drop(enum reason reason)
@@ -136,43 +135,55 @@ static __always_inline int find_frontend_of(const struct packet *p, struct front
 	return 1;
 }
 
-static __noinline enum verdict choose_backend(const struct packet *p, enum zone zone,
-					      struct choice *choice, __u32 *service_id)
+/* One consistent look at the tables; VERDICT_AGAIN: the agent rewrites them right now. */
+static __noinline enum verdict try_to_choose(const struct packet *p, enum zone zone,
+					     struct choice *choice, __u32 *service_id)
 {
 	__u32 flags = p->address_flags;
 	struct frontend frontend;
-	int attempt, local;
+	int local;
 
-	for (attempt = 0; attempt < PACKET_TABLE_ATTEMPTS; attempt++) {
-		if (!find_frontend_of(p, &frontend)) {
-			if (!(flags & ADDRESS_CLUSTER_IP))
-				return VERDICT_PASS;
-			if (zone == ZONE_OUTSIDE && !config.cluster_ip_from_outside)
-				return drop(REASON_CLUSTER_IP_OUTSIDE);
-			count_reason(REASON_UNKNOWN_PORT);
-			return VERDICT_REFUSE;
-		}
-		if (frontend.kind == FRONTEND_CLUSTER_IP && zone == ZONE_OUTSIDE &&
-		    !config.cluster_ip_from_outside)
-			return drop(REASON_CLUSTER_IP_OUTSIDE);
-		if (p->tuple.protocol == IPPROTO_TCP && !is_clean_syn(p)) {
-			if (!(flags & ADDRESS_NODE))
-				return drop(REASON_NO_CONNECTION);
-			count_reason(REASON_NODE_CONNECTION);
+	if (!find_frontend_of(p, &frontend)) {
+		if (!(flags & ADDRESS_CLUSTER_IP))
 			return VERDICT_PASS;
-		}
-		if (is_martian_source(&p->tuple))
-			return drop(REASON_MARTIAN);
-		if (frontend.flags & FRONTEND_SOURCE_RANGES &&
-		    !source_allowed(&p->tuple, frontend.service_id))
-			return drop(REASON_SOURCE_RANGE);
-		local = packet_uses_local_set(&frontend, zone);
-		if (!(local ? frontend.local.count : frontend.cluster.count))
-			return refuse_empty(&frontend);
-		*service_id = frontend.service_id;
-		if (pick_for_packet(p, &frontend, local, choice))
-			return VERDICT_TRANSLATE;
+		if (zone == ZONE_OUTSIDE && !config.cluster_ip_from_outside)
+			return drop(REASON_CLUSTER_IP_OUTSIDE);
+		count_reason(REASON_UNKNOWN_PORT);
+		return VERDICT_REFUSE;
 	}
+	if (frontend.kind == FRONTEND_CLUSTER_IP && zone == ZONE_OUTSIDE &&
+	    !config.cluster_ip_from_outside)
+		return drop(REASON_CLUSTER_IP_OUTSIDE);
+	if (p->tuple.protocol == IPPROTO_TCP && !is_clean_syn(p)) {
+		if (!(flags & ADDRESS_NODE))
+			return drop(REASON_NO_CONNECTION);
+		count_reason(REASON_NODE_CONNECTION);
+		return VERDICT_PASS;
+	}
+	if (is_martian_source(&p->tuple))
+		return drop(REASON_MARTIAN);
+	if (frontend.flags & FRONTEND_SOURCE_RANGES &&
+	    !source_allowed(&p->tuple, frontend.service_id))
+		return drop(REASON_SOURCE_RANGE);
+	local = packet_uses_local_set(&frontend, zone);
+	if (!(local ? frontend.local.count : frontend.cluster.count))
+		return refuse_empty(&frontend);
+	*service_id = frontend.service_id;
+	return pick_for_packet(p, &frontend, local, choice) ? VERDICT_TRANSLATE : VERDICT_AGAIN;
+}
+
+/* Three times, without a loop: kernels before 6.2 refuse some of the loops clang makes. */
+static __always_inline enum verdict choose_backend(const struct packet *p, enum zone zone,
+						   struct choice *choice, __u32 *service_id)
+{
+	enum verdict verdict = try_to_choose(p, zone, choice, service_id);
+
+	if (verdict == VERDICT_AGAIN)
+		verdict = try_to_choose(p, zone, choice, service_id);
+	if (verdict == VERDICT_AGAIN)
+		verdict = try_to_choose(p, zone, choice, service_id);
+	if (verdict != VERDICT_AGAIN)
+		return verdict;
 	count_reason(REASON_TABLE_RACE);
 	return VERDICT_REFUSE;
 }
@@ -259,7 +270,7 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 		ct->client_seen = SEEN_SYN;
 	reply_of(ct, p->tuple.protocol, &draft->reply);
 	fill_nat(&draft->nat, &p->tuple, ct);
-	ct->source_port = claim_port(ctx, p, zone, draft, verdict == VERDICT_REDIRECT);
+	ct->source_port = claim_port(ctx, p, zone, draft);
 	if (!ct->source_port) {
 		count_reason(REASON_SNAT_EXHAUSTED);
 		return VERDICT_REFUSE;

@@ -21,7 +21,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend.h", "ctx_tc.h"),
     ("packet.h",),
     ("conntrack.h", "fib.h", "rewrite.h"),
-    ("snat.h",),
+    ("snat.h", "refuse.h"),
     ("verdict.h",),
     ("socket_state.h",),
     ("sock.bpf.c", "iter.bpf.c", "tc.bpf.c"),
