@@ -187,6 +187,7 @@ struct socket_flow {
 	__u32 service_id; /* 0: no flow */
 	__u32 backend_id;
 	__u32 generation;
+	__u32 tables_epoch; /* when it was last found right, see maps.h */
 	__u8 protocol;
 	__u8 flags; /* enum socket_flow_flag */
 	__u8 pad[2];
@@ -195,7 +196,6 @@ struct socket_flow {
 /* A TCP socket's flow, in the place its cookie names; see tcp_flow.h. */
 struct tcp_flow {
 	struct socket_flow flow;
-	__u32 pad;
 	__u64 cookie; /* whose flow this is; cookies are never used twice */
 };
 

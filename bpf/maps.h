@@ -56,6 +56,14 @@ struct {
 	__type(value, struct backend);
 } backends SEC(".maps");
 
+/* Grows after each change of frontends: what was decided in the same epoch still holds. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} tables_epoch SEC(".maps");
+
 /* ---- counters: written by the datapath, read by people ---- */
 
 struct {

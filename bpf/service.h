@@ -12,6 +12,14 @@
 #include "addr.h"
 #include "maps.h"
 
+static __always_inline __u32 current_epoch(void)
+{
+	__u32 key = 0;
+	const __u32 *epoch = bpf_map_lookup_elem(&tables_epoch, &key);
+
+	return epoch ? *epoch : 0;
+}
+
 static __always_inline const struct frontend *find_frontend(const struct frontend_key *dialled)
 {
 	return bpf_map_lookup_elem(&frontends, dialled);

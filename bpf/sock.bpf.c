@@ -290,7 +290,7 @@ static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
 						   struct socket_flow *flow, struct choice *choice)
 {
 	enum outcome outcome;
-	__u32 service_id = 0;
+	__u32 service_id = 0, epoch = current_epoch(); /* read before what it stands for */
 
 	if (flow && flow->flags & FLOW_CONNECTED && !is_connected(ctx))
 		flow->flags &= ~FLOW_CONNECTED;
@@ -315,6 +315,8 @@ static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
 	else if (!flow_is_for(flow, dialled) || flow->backend_id != choice->backend_id ||
 		 flow->generation != choice->generation)
 		open_flow(flow, dialled, service_id, choice, 0);
+	if (flow)
+		flow->tables_epoch = epoch;
 	return OUTCOME_TRANSLATE;
 }
 
@@ -322,12 +324,9 @@ static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
 static __always_inline int continues(const struct socket_flow *flow,
 				     const struct frontend_key *dialled, struct choice *choice)
 {
-	const struct frontend *frontend;
-
-	if (!flow_is_for(flow, dialled) || flow->flags & (FLOW_SHARED | FLOW_CONNECTED))
-		return 0;
-	frontend = find_frontend(dialled);
-	return frontend && take_flow_backend(flow, frontend->service_id, choice);
+	return flow_is_for(flow, dialled) && !(flow->flags & (FLOW_SHARED | FLOW_CONNECTED)) &&
+	       flow->tables_epoch == current_epoch() &&
+	       take_flow_backend(flow, flow->service_id, choice);
 }
 
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,

@@ -27,6 +27,7 @@ class MapName(StrEnum):
     FRONTENDS = "frontends"
     ADDRESSES = "addresses"
     ADDRESS_FILTER = "address_filter"
+    TABLES_EPOCH = "tables_epoch"
     SLOTS = "slots"
     BACKENDS = "backends"
     SERVICE_COUNTERS = "service_counters"

@@ -31,6 +31,7 @@ _TABLES = {
     MapName.FRONTENDS: ("frontend_key", "frontend"),
     MapName.ADDRESSES: ("address", "u4"),
     MapName.ADDRESS_FILTER: ("u4", "u8"),
+    MapName.TABLES_EPOCH: ("u4", "u4"),
     MapName.SLOTS: ("u4", "u4"),
     MapName.BACKENDS: ("u4", "backend"),
     MapName.SERVICES: ("u4", "service_info"),
@@ -134,17 +135,32 @@ class KernelTables:
     # ---- writing ---------------------------------------------------------------------
 
     def apply(self, op: Op) -> None:
-        if op.values is None:
-            self._delete(op.map, op.keys)
-        else:
-            if op.map == MapName.ADDRESSES:  # first the bits, or nobody looks for the rest
-                address_filter.add(self._fds[MapName.ADDRESS_FILTER], op.keys)
-            self._put(op.map, op.keys, op.values)
+        if op.map == MapName.ADDRESSES and op.values is not None:
+            # first the bits, or nobody looks for the rest
+            address_filter.add(self._fds[MapName.ADDRESS_FILTER], op.keys)
+        try:
+            if op.values is None:
+                self._delete(op.map, op.keys)
+            else:
+                self._put(op.map, op.keys, op.values)
+        finally:
+            if op.map == MapName.FRONTENDS:
+                self._begin_epoch()
 
     def renew_address_filter(self) -> None:
-        """Make the filter say what `addresses` says. Only for who writes the tables."""
+        """Make the filter say what `addresses` says. Only for who writes the tables.
+
+        Begins an epoch as well: a writer that was killed may not have come so far.
+        """
         keys, _ = self.read_hash(MapName.ADDRESSES)
         address_filter.replace(self._fds[MapName.ADDRESS_FILTER], keys)
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        """Have the hooks look up anew what their UDP flows were decided by."""
+        key, epoch = np.zeros(1, dtype=np.uint32), np.zeros(1, dtype=np.uint32)
+        syscall.map_lookup(self._fds[MapName.TABLES_EPOCH], key, epoch)
+        syscall.map_update(self._fds[MapName.TABLES_EPOCH], key, epoch + np.uint32(1))
 
     def _put(self, name: MapName, keys: Records, values: Records) -> None:
         fd = self._fds[name]
