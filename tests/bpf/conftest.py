@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.hooked import Hooked
+from tests.support.packet_bench import Bench
+from tests.support.packet_model.lab import BY_FAMILY, Addresses
+from tests.support.packet_model.wire import TCP, UDP
 from tests.support.stacks import IPV4, IPV6, MAPPED, NODE_ADDRESSES, Stack
 from vipbee.datapath.features import probe_features
 
@@ -60,4 +63,29 @@ def stack(request: pytest.FixtureRequest) -> Stack:
 def spelling(request: pytest.FixtureRequest) -> Stack:
     """The same, and IPv4 from AF_INET6 sockets."""
     chosen: Stack = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def packet_bench(as_root: None) -> Iterator[Bench]:
+    with Bench.up(refusals_per_second=1 << 30) as up:
+        yield up
+
+
+@pytest.fixture
+def bench(packet_bench: Bench) -> Bench:
+    """Packet programs beside the model, the lab's Services, no connections."""
+    packet_bench.reset()
+    return packet_bench
+
+
+@pytest.fixture(params=[4, 6], ids=["v4", "v6"])
+def family(request: pytest.FixtureRequest) -> Addresses:
+    """The lab's addresses: IPv4 and its IPv6 twin."""
+    return BY_FAMILY[request.param]
+
+
+@pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])
+def protocol(request: pytest.FixtureRequest) -> int:
+    chosen: int = request.param
     return chosen

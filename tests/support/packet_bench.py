@@ -168,8 +168,8 @@ def _namespace() -> Iterator[dict[str, int]]:
             )
             with open(f"/run/netns/{name}") as inside:
                 _enter(inside.fileno())
-            links = Path("/proc/thread-self/net/dev").read_text()
-            assert all(f"{device}:" in links for device in _DEVICES)
+            for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                Path("/proc/sys/net", switch).write_text("1")  # bpf_fib_lookup() asks for it
             yield {device: _ifindex(device) for device in _DEVICES}
         finally:
             _enter(before.fileno())

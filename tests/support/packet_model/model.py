@@ -242,7 +242,7 @@ def _follow(
             commit()
             return outcome
         complaints.append(f"[{outcome.rule}] {wrong}")
-    raise DisagreementError("\n".join(["no outcome the rules accept:", *complaints]))
+    raise DisagreementError("\n".join([f"got {observed.summary}; the rules accept:", *complaints]))
 
 
 def passed(rule: str) -> Alternative:

@@ -51,6 +51,10 @@ class Observed:
     reasons: dict[Reason, int] = field(default_factory=dict)
     ifindex: int | None = None
 
+    @property
+    def summary(self) -> str:
+        return f"{self.action} ({_names(self.reasons)})"
+
 
 class Chooser(Protocol):
     """Makes the choices the rules leave open, out of what they allow."""
@@ -80,10 +84,14 @@ class FollowChooser:
     """Takes the choice that was made and objects if the rules did not allow it."""
 
     def __init__(self, observed: Observed, *, has_ethernet: bool) -> None:
-        packet = parse_any(observed.frame, has_ethernet=has_ethernet)
+        self.observed, self.has_ethernet = observed, has_ethernet
+
+    @property
+    def packet(self) -> Packet:
+        packet = parse_any(self.observed.frame, has_ethernet=self.has_ethernet)
         if packet is None:
             raise DisagreementError("what came out is not an IP packet any more")
-        self.packet = packet
+        return packet
 
     def backend(self, allowed: Sequence[Backend]) -> Backend:
         for backend in allowed:

@@ -206,6 +206,9 @@ def _with_l4(packet: Packet, *, quoted: bool) -> Packet:
         return packet
     if packet.protocol == UDP:
         (length,) = struct.unpack_from("!H", frame, at + 4)
+        is_jumbo = length == 0 and packet.family == 6 and frame[packet.l3 + 4 :][:2] == b"\0\0"
+        if is_jumbo:  # RFC 2675
+            return packet
         if length < 8 or (length > room and packet.fragment is None):
             return replace(packet, defect=Defect.UDP_LENGTH)
         return packet
