@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +189,20 @@ def test_cleanup_refuses_a_directory_with_pins_of_others(
     assert "holds globals, which vipbee did not make" in capsys.readouterr().err
     assert foreign.is_dir()
     assert pinned.directory.names("links")
+
+
+def test_cleanup_of_a_bpffs_of_its_own_leaves_it_mounted(as_root: None, tmp_path: Path) -> None:
+    """The agent mounts one where --bpf-root is not below /sys/fs/bpf."""
+    subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
+    try:
+        (tmp_path / "v1" / "maps").mkdir(parents=True)
+
+        assert run(["cleanup", f"--bpf-root={tmp_path}"]) == 0
+
+        assert tmp_path.is_mount()
+        assert not (tmp_path / "v1").exists()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_cleanup_removes_what_a_killed_start_left(pinned: Hooked) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
 from vipbee.cli.output import Format, FormatOption, count, print_document, say
@@ -12,7 +10,6 @@ from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
 from vipbee.errors import EnvironmentUnusable
 
 _LOCK_WAIT_S = 0.5
-_LAYOUT = re.compile(r"(new-)?v[0-9]+", re.ASCII)  # new-: of a start that was killed
 
 
 def cleanup(
@@ -51,17 +48,12 @@ def remove_pins(bpf_root: Path) -> list[str]:
             raise EnvironmentUnusable(
                 f"{bpf_root} is not on a bpffs", remedy="name the directory the agent was given"
             )
-        if bpf_root.is_symlink() or os.path.ismount(bpf_root):
+        if bpf_root.is_symlink():
             raise EnvironmentUnusable(
-                f"{bpf_root} is a link or a mount point, not a directory of pins",
+                f"{bpf_root} is a link, not a directory of pins",
                 remedy="name the directory the agent was given",
             )
-        foreign = sorted(p.name for p in bpf_root.iterdir() if not _LAYOUT.fullmatch(p.name))
-        if foreign:
-            raise EnvironmentUnusable(
-                f"{bpf_root} holds {foreign[0]}, which vipbee did not make",
-                remedy="name the directory the agent was given",
-            )
+        pins.refuse_foreign(bpf_root)
         # `vipbee status` holds the lock for an instant to see whether it is free
         with pins.exclusive(bpf_root, wait_s=_LOCK_WAIT_S):
             return pins.remove_everything(bpf_root)

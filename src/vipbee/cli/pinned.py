@@ -38,7 +38,6 @@ def open_tables(bpf_root: Path) -> Iterator[KernelTables]:
         raise NothingPinnedError(
             f"nothing is programmed: {bpf_root} holds no pins; start `vipbee agent`"
         )
-    # not read_only: the kernel maps an array for reading only through a writable fd (EINVAL)
     with KernelTables(directory, load_layouts()) as tables:
         yield tables
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import time
@@ -30,6 +31,8 @@ from vipbee.errors import EnvironmentUnusable
 
 KINDS = ("maps", "programs", "links")
 _UNFINISHED = "new"  # prefix of directories and pins under construction (bpffs forbids dots)
+_KERNELS_OWN = {"maps.debug", "progs.debug"}  # in the root of each mounted bpffs
+_LAYOUT = re.compile(rf"(?:{_UNFINISHED}-)?v[0-9]+", re.ASCII)
 
 
 class PinDirectory:
@@ -86,13 +89,22 @@ def open_for_reading(bpf_root: Path) -> PinDirectory | None:
 
 def other_layouts(bpf_root: Path) -> list[str]:
     """Layout versions pinned here that this version does not read."""
-    if not bpf_root.is_dir():
-        return []
-    return sorted(
-        p.name
-        for p in bpf_root.iterdir()
-        if p.is_dir() and p.name != LAYOUT_VERSION and not p.name.startswith(_UNFINISHED)
-    )
+    layouts = [n for n in _names(bpf_root) if _LAYOUT.fullmatch(n)]
+    return [n for n in layouts if n != LAYOUT_VERSION and not n.startswith(_UNFINISHED)]
+
+
+def refuse_foreign(bpf_root: Path) -> None:
+    """Raise EnvironmentUnusable if something is in the directory that vipbee did not make."""
+    for name in _names(bpf_root):
+        if not _LAYOUT.fullmatch(name):
+            raise EnvironmentUnusable(
+                f"{bpf_root} holds {name}, which vipbee did not make",
+                remedy="name another directory with --bpf-root",
+            )
+
+
+def _names(bpf_root: Path) -> list[str]:
+    return sorted(set(os.listdir(bpf_root)) - _KERNELS_OWN) if bpf_root.is_dir() else []
 
 
 def prepare_root(bpf_root: Path) -> None:
@@ -105,6 +117,7 @@ def prepare_root(bpf_root: Path) -> None:
             f"{bpf_root} is a link or belongs to another user",
             remedy="remove it, or choose another directory with --bpf-root",
         )
+    refuse_foreign(bpf_root)
     bpf_root.chmod(0o700)
 
 
@@ -179,7 +192,8 @@ def remove_unfinished(bpf_root: Path) -> None:
 def remove_everything(bpf_root: Path) -> list[str]:
     """Unpin all layouts below `bpf_root`, which detaches and frees; returns the paths.
 
-    Links go first, so that no program runs with half of its maps gone.
+    Links go first, so that no program runs with half of its maps gone. A bpffs that was
+    mounted on `bpf_root` itself stays mounted.
     """
     removed = []
     for layout in sorted(p for p in bpf_root.iterdir() if p.is_dir()):
@@ -190,5 +204,6 @@ def remove_everything(bpf_root: Path) -> list[str]:
                 pin.unlink()
                 removed.append(str(pin.relative_to(bpf_root)))
         shutil.rmtree(layout)
-    bpf_root.rmdir()
+    if not bpf_root.is_mount():
+        bpf_root.rmdir()
     return removed

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins
 from vipbee.errors import EnvironmentUnusable
 
@@ -57,6 +58,15 @@ def test_lock_on_a_directory_that_was_removed_is_worth_nothing(
     waiting.join()
 
     assert refusals == [f"{root} was removed meanwhile: start again"]
+
+
+def test_only_directories_named_like_layouts_are_layouts(tmp_path: Path) -> None:
+    for name in ("v0", LAYOUT_VERSION, f"new-{LAYOUT_VERSION}", "v2", "vat", "tc"):
+        (tmp_path / name).mkdir()
+
+    assert pins.other_layouts(tmp_path) == ["v0", "v2"]
+    with pytest.raises(EnvironmentUnusable, match="holds tc, which vipbee did not make"):
+        pins.refuse_foreign(tmp_path)
 
 
 def _opened_by_us(path: Path) -> int:
