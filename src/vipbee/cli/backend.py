@@ -10,6 +10,7 @@ import typer
 from vipbee.cli.output import Column, Format, FormatOption, print_document, print_table, working
 from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption, open_tables
 from vipbee.cli.service import NamespaceOption, ServiceArgument, parse_wanted
+from vipbee.errors import VipbeeError
 
 if TYPE_CHECKING:
     from vipbee.observe.view import ServiceBackendView
@@ -50,6 +51,8 @@ def list_(
     wanted = parse_wanted(which, namespace)
     with working("Reading the tables …"), open_tables(bpf_root) as tables:
         found = backends(read(tables), wanted)
+    if which is not None and not found:
+        raise VipbeeError(f"no backend of Service {which} is programmed")
     if output.is_document:
         print_document(found, output)
         return
