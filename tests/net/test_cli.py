@@ -182,23 +182,25 @@ def test_status_tells_whether_the_agent_runs_and_what_is_attached(agent: Agent) 
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_status_and_check_have_every_format(agent: Agent, form: str) -> None:
+def test_status_has_every_format(running: Agent, form: str) -> None:
     """interface.md §4."""
-    status = agent.vipbee(["status", "-o", form])
-    check = agent.place.run(
-        cli_command(
-            [
-                *("check", "-o", form),
-                f"--bpf-root={agent.bpf_root}",
-                f"--cgroup-root={agent.node_cgroup}",
-            ]
-        )
-    )
+    done = running.vipbee(["status", "-o", form])
 
-    assert (status.returncode, check.returncode) == (0, 0), status.stderr + check.stderr
-    assert "\x1b" not in status.stdout + check.stdout
-    if form == "json":
-        assert json.loads(check.stdout)["usable"] is True
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert str(running.bpf_root) in done.stdout
+
+
+def test_check_finds_this_machine_usable_beside_a_running_agent(running: Agent) -> None:
+    """interface.md §4; nothing of the agent's is disturbed."""
+    roots = [f"--bpf-root={running.bpf_root}", f"--cgroup-root={running.node_cgroup}"]
+    before = attached_programs(running.node_cgroup)
+
+    done = running.place.run(cli_command(["check", "-o", "json", *roots]))
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usable"] is True
+    assert attached_programs(running.node_cgroup) == before
 
 
 # ---- refusals ----------------------------------------------------------------------------
