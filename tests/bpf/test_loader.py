@@ -331,6 +331,17 @@ def test_missing_cgroup_is_refused_and_leaves_nothing(bare: Hooked) -> None:
     assert list(bare.bpf_root.iterdir()) == []
 
 
+def test_directory_that_is_no_cgroup_is_refused(bare: Hooked, tmp_path: Path) -> None:
+    """F49: the kernel would only say EBADF."""
+    request = bare.request()
+    pins.prepare_root(bare.bpf_root)
+
+    with pytest.raises(EnvironmentUnusable, match="is not a cgroup v2 directory"):
+        load(dataclasses.replace(request, cgroup_root=tmp_path))
+
+    assert list(bare.bpf_root.iterdir()) == []
+
+
 # ---- leftovers and removal ------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins, syscall
 from vipbee.datapath.features import PACKET_MAPS, PACKET_PROGRAMS, SOCKET_PROGRAMS, Features
+from vipbee.datapath.mounts import mount_of, mounts
 from vipbee.datapath.objectfile import RODATA, ObjectFile
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.syscall import ATTACH_TYPES
@@ -235,13 +236,17 @@ def _has_constants(directory: PinDirectory, wanted: bytes) -> bool:
 
 
 def _open_cgroup(path: Path) -> int:
+    remedy = "name a cgroup v2 directory with --cgroup-root"
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise EnvironmentUnusable(
-            f"the cgroup {path} cannot be opened ({error.strerror})",
-            remedy="name a cgroup v2 directory with --cgroup-root",
+            f"the cgroup {path} cannot be opened ({error.strerror})", remedy=remedy
         ) from error
+    if mount_of(path.resolve(), mounts()).fstype != "cgroup2":
+        os.close(fd)
+        raise EnvironmentUnusable(f"{path} is not a cgroup v2 directory", remedy=remedy)
+    return fd
 
 
 @contextlib.contextmanager
