@@ -414,6 +414,7 @@ struct draft {
 	struct nat nat;
 	struct flow_tuple reply;
 	__u8 packet[96]; /* struct packet */
+	__u8 icmp[144]; /* struct icmp_work */
 };
 
 /* Refusals this CPU has sent in this second. */

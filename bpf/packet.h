@@ -56,6 +56,7 @@ struct packet {
 enum parsed {
 	PARSED,
 	PARSED_OTHER, /* not IP, or nothing we translate: pass */
+	PARSED_ICMP,
 	PARSED_MALFORMED,
 	PARSED_TOO_MANY_HEADERS,
 };
@@ -229,14 +230,18 @@ static __always_inline enum parsed parse_udp(struct __sk_buff *ctx, struct packe
 	return PARSED;
 }
 
-/* Ports and TCP state of a whole packet or a first fragment. */
+/* Ports and TCP state, or the ICMP type, of a whole packet or a first fragment. */
 static __always_inline enum parsed parse_l4(struct __sk_buff *ctx, struct packet *p)
 {
-	if (p->tuple.protocol == IPPROTO_TCP)
+	__u8 protocol = p->tuple.protocol;
+
+	if (protocol == IPPROTO_TCP)
 		return parse_tcp(ctx, p);
-	if (p->tuple.protocol == IPPROTO_UDP)
+	if (protocol == IPPROTO_UDP)
 		return parse_udp(ctx, p);
-	return PARSED_OTHER;
+	if (protocol != (p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return PARSED_OTHER;
+	return load_bytes(ctx, p->l4, &p->icmp_type, 1) ? PARSED_MALFORMED : PARSED_ICMP;
 }
 
 static __always_inline int is_clean_syn(const struct packet *p)

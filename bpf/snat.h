@@ -139,14 +139,15 @@ static __noinline int try_port(struct __sk_buff *ctx, const struct packet *p, en
  */
 static __noinline int search_port(enum zone zone, struct draft *draft)
 {
-	int i;
+	int left = PORT_ATTEMPTS;
 
-	for (i = 0; i < PORT_ATTEMPTS; i++) {
+	/* kernels before 6.2 accept a backward jump only if it is conditional: no `for` here */
+	do {
 		draft->reply.destination_port = bpf_htons(port_in_range(bpf_get_prandom_u32()));
 		if (!bpf_map_lookup_elem(nat_map(zone, 0), &draft->reply) &&
 		    !bpf_map_lookup_elem(nat_map(zone, 1), &draft->reply))
-			break;
-	}
+			return 1;
+	} while (--left);
 	return 0;
 }
 

@@ -20,6 +20,8 @@
 #include "count.h"
 #include "ctx_tc.h"
 #include "fib.h"
+#include "fragment.h"
+#include "icmp.h"
 #include "maps.h"
 #include "packet.h"
 #include "refuse.h"
@@ -41,6 +43,8 @@ static __always_inline int translate(struct __sk_buff *ctx, const struct packet 
 {
 	int result;
 
+	if (p->fragment == FIRST_FRAGMENT)
+		remember_fragment(p);
 	if (rewrite(ctx, p, l2, to, !!route))
 		return dropped(REASON_REWRITE_FAILED);
 	if (!route)
@@ -160,6 +164,8 @@ static __always_inline int from_client(struct __sk_buff *ctx, const struct packe
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
+	if (p->fragment == LATER_FRAGMENT)
+		return dropped(REASON_FRAGMENT_UNKNOWN);
 	p = set_aside(p);
 	if (!p)
 		return dropped(REASON_FLOW_NOT_STORED);
@@ -215,6 +221,78 @@ static __always_inline int from_backend(struct __sk_buff *ctx, struct packet *p,
 	return redirected ? forward(ctx, p, l2, &to) : translate(ctx, p, l2, &to, NULL);
 }
 
+/* ---- ICMP ------------------------------------------------------------------------------ */
+
+static __always_inline int is_node_address(__u32 flags)
+{
+	return flags & (ADDRESS_NODE | ADDRESS_SNAT);
+}
+
+/* `entering`: coming in by a device, so that what is not known may be dropped. */
+static __noinline int icmp_error(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
+				 int entering)
+{
+	struct icmp_translation *to;
+	struct icmp_work *work;
+	struct route route = {};
+	struct draft *draft;
+	__u32 key = 0;
+
+	draft = bpf_map_lookup_elem(&drafts, &key);
+	if (!draft)
+		return TC_ACT_UNSPEC;
+	_Static_assert(sizeof(*work) <= sizeof(draft->icmp), "struct draft has room");
+	work = (struct icmp_work *)draft->icmp;
+	__builtin_memset(work, 0, sizeof(*work));
+	to = &work->to;
+	if (read_quote(ctx, p, &work->quote)) {
+		if (!entering || is_node_address(p->address_flags))
+			return TC_ACT_UNSPEC;
+		return dropped(REASON_ICMP_MALFORMED);
+	}
+	if (!find_quoted(p, zone, &work->quote, to)) {
+		if (!entering)
+			return TC_ACT_UNSPEC;
+		if (!is_node_address(p->address_flags))
+			return dropped(REASON_ICMP_UNKNOWN);
+		count_reason(REASON_ICMP_PASSED); /* about a socket of this node */
+		return TC_ACT_UNSPEC;
+	}
+	if (!to->redirect)
+		return rewrite_icmp_error(ctx, p, &work->quote, to, 0)
+			       ? dropped(REASON_REWRITE_FAILED)
+			       : TC_ACT_UNSPEC;
+	if (!entering)
+		return TC_ACT_UNSPEC;
+	if (p->ttl <= 1)
+		return dropped(REASON_TTL_EXPIRED); /* no error about an error */
+	if (find_route(ctx, p, &to->source, &to->destination, &route) != ROUTE_FOUND)
+		return dropped(REASON_NO_ROUTE);
+	if (rewrite_icmp_error(ctx, p, &work->quote, to, 1))
+		return dropped(REASON_REWRITE_FAILED);
+	return send_by(ctx, p->l2, &route);
+}
+
+/* Echo is never delivered to a backend (R39) and never runs in circles (D64). */
+static __always_inline int enter_icmp(struct __sk_buff *ctx, const struct packet *p, enum zone zone)
+{
+	__u32 flags = p->address_flags;
+
+	if (!is_icmp_error(p) && !is_echo_request(p))
+		return TC_ACT_UNSPEC;
+	p = set_aside(p);
+	if (!p)
+		return TC_ACT_UNSPEC;
+	if (is_icmp_error(p))
+		return icmp_error(ctx, p, zone, 1);
+	if (flags & ADDRESS_CLUSTER_IP)
+		return dropped(REASON_ECHO_IGNORED);
+	if (!(flags & ADDRESS_EXTERNAL) || is_node_address(flags) || p->fragment)
+		return TC_ACT_UNSPEC;
+	count_reason(REASON_ECHO_ANSWERED);
+	return answer_echo(ctx, p);
+}
+
 /* ---- hooks ----------------------------------------------------------------------------- */
 
 static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2)
@@ -235,11 +313,20 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_TOO_MANY_HEADERS)
 		return dropped(REASON_EXTENSION_HEADERS);
-	parsed = parse_l4(ctx, &p);
-	if (parsed == PARSED_OTHER)
-		return TC_ACT_UNSPEC;
-	if (parsed == PARSED_MALFORMED)
-		return dropped(REASON_MALFORMED);
+	if (p.fragment == LATER_FRAGMENT) {
+		if (!recall_fragment(&p))
+			return is_node_address(flags) ? TC_ACT_UNSPEC
+						      : dropped(REASON_FRAGMENT_UNKNOWN);
+	} else {
+		parsed = parse_l4(ctx, &p);
+		if (parsed == PARSED_OTHER)
+			return flags & ADDRESS_CLUSTER_IP ? dropped(REASON_PROTOCOL)
+							  : TC_ACT_UNSPEC;
+		if (parsed == PARSED_MALFORMED)
+			return dropped(p.fragment ? REASON_FRAGMENT_TINY : REASON_MALFORMED);
+		if (parsed == PARSED_ICMP)
+			return enter_icmp(ctx, &p, zone);
+	}
 	if (flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) ||
 	    is_node_port_number(bpf_ntohs(p.tuple.destination_port)))
 		return from_client(ctx, &p, l2, zone);
@@ -250,11 +337,20 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 
 static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
+	const struct packet *aside;
 	struct packet p = {};
+	enum parsed parsed;
 
-	if (parse_l3(ctx, &p, l2) != PARSED || parse_l4(ctx, &p) != PARSED)
+	if (parse_l3(ctx, &p, l2) != PARSED)
 		return TC_ACT_UNSPEC;
-	return from_backend(ctx, &p, l2, zone, 0);
+	if (p.fragment == LATER_FRAGMENT)
+		return recall_fragment(&p) ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;
+	parsed = parse_l4(ctx, &p);
+	if (parsed == PARSED_ICMP && is_icmp_error(&p)) {
+		aside = set_aside(&p);
+		return aside ? icmp_error(ctx, aside, zone, 0) : TC_ACT_UNSPEC;
+	}
+	return parsed == PARSED ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
