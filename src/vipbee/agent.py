@@ -27,6 +27,7 @@ from vipbee import __version__
 from vipbee.abi import MapName, ReportSeverity
 from vipbee.collection import settle
 from vipbee.config import IN_CLUSTER, AgentConfig
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.datapath import capabilities, hooks, netns, pins
 from vipbee.datapath.btf import load_layouts
@@ -45,6 +46,7 @@ from vipbee.reconcile import Applied, NodeSettings, Reconciler
 from vipbee.sources import events
 from vipbee.sources.kubernetes import Access, KubernetesSource, in_cluster, load_access
 from vipbee.sources.statefile import StateFileSource
+from vipbee.sweep import Sweep
 
 log = structlog.get_logger()
 
@@ -172,6 +174,13 @@ class Agent:
         """Keep the packet programs on the right devices."""
         await self.packet_layer.follow_devices(self._write_problems)
 
+    async def sweep_regularly(self) -> None:
+        """Forget connections that are over, once it is known which Services there are."""
+        config = hooks.read_config(self._directory, self._layouts)
+        if config is not None:
+            sweep = Sweep(self._tables, Lifetimes.of(config))
+            await sweep.sweep_regularly(lambda: self._reconciler.begun)
+
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
         map_ids = self._tables.map_ids()
@@ -288,6 +297,7 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.reclaim_regularly(), name="reclaim")
         tasks.create_task(agent.follow_addresses(), name="addresses")
         tasks.create_task(agent.follow_devices(), name="devices")
+        tasks.create_task(agent.sweep_regularly(), name="sweep")
 
 
 def _source(config: AgentConfig, agent: Agent) -> StateFileSource | KubernetesSource:

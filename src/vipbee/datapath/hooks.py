@@ -109,7 +109,7 @@ def cgroup_paths(ids: set[int]) -> dict[int, Path]:
 
 def degradations(directory: PinDirectory, layouts: Layouts) -> list[str]:
     """What the pinned datapath does without, one sentence each."""
-    config = _read_config(directory, layouts)
+    config = read_config(directory, layouts)
     if config is None:
         return ["the configuration's pin is missing: restart the agent to repair it"]
     programs = directory.names("programs")
@@ -127,7 +127,8 @@ def degradations(directory: PinDirectory, layouts: Layouts) -> list[str]:
     return found
 
 
-def _read_config(directory: PinDirectory, layouts: Layouts) -> np.void | None:
+def read_config(directory: PinDirectory, layouts: Layouts) -> np.void | None:
+    """The constants in force (struct config); None if their pin is missing."""
     config = np.zeros(1, dtype=layouts["config"])
     with _opened(directory, "maps", RODATA) as fd:
         if fd is None or syscall.map_info(fd).value_size != config.itemsize:

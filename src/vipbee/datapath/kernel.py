@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vipbee.abi import Layouts, MapName
 from vipbee.core.plan import Op
@@ -320,6 +321,17 @@ class KernelTables:
                 keys += key.tobytes()
                 values += value.tobytes()
         return np.frombuffer(keys, dtype=key_dtype), np.frombuffer(values, dtype=value_dtype)
+
+    def read_entries(self, name: MapName, keys: Records) -> tuple[Records, NDArray[np.bool_]]:
+        """The values of these keys, and which of them are there; the others are zero."""
+        _, value_dtype = self._dtypes(name)
+        values = np.zeros(len(keys), dtype=value_dtype)
+        fd, keys = self._fds[name], np.ascontiguousarray(keys)
+        present = [
+            syscall.map_lookup(fd, keys[at : at + 1], values[at : at + 1])
+            for at in range(len(keys))
+        ]
+        return values, np.array(present, dtype=bool)
 
     def read_reasons(self) -> np.ndarray:
         """u8 by enum reason, summed over CPUs."""
