@@ -35,7 +35,7 @@ def status(output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAUL
     programmed, 1 if nothing is.
     """
     with working("Reading the tables …"):
-        view = read_status(bpf_root)
+        view = read_status(bpf_root, compare_programs=output is not Format.TABLE)
     if output.is_document:
         print_document(view, output)
     else:
@@ -44,8 +44,11 @@ def status(output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAUL
         raise typer.Exit(1)
 
 
-def read_status(bpf_root: Path) -> StatusView:
-    """Everything there is to say; `programmed` is false if nothing is pinned."""
+def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
+    """Everything there is to say; `programmed` is false if nothing is pinned.
+
+    `compare_programs` with those of this version: costs a trial load, half a second.
+    """
     from vipbee.abi import LAYOUT_VERSION
     from vipbee.datapath import pins
     from vipbee.datapath.btf import load_layouts
@@ -67,19 +70,19 @@ def read_status(bpf_root: Path) -> StatusView:
         view.agent = read_agent(tables)
         # the lock alone may be a cleanup's, the pid alone another program's by now
         view.running = is_held and view.agent is not None and _is_alive(view.agent.pid)
-        hooks = _hooks(directory)
+        hooks = _hooks(directory, compare_programs=compare_programs)
         degraded = [*_hook_problems(hooks), *degradations(directory, layouts)]
         fill(view, tables, hooks=hooks, degraded=degraded)
     return view
 
 
-def _hooks(directory: PinDirectory) -> list[HookView]:
+def _hooks(directory: PinDirectory, *, compare_programs: bool) -> list[HookView]:
     from vipbee.datapath.hooks import cgroup_paths, read_hooks, shipped_tags
     from vipbee.observe.status import HookView
 
     found = read_hooks(directory)
     paths = cgroup_paths({hook.cgroup_id for hook in found})
-    tags = shipped_tags() if found else {}
+    tags = shipped_tags() if found and compare_programs else {}
     return [
         HookView(
             name=hook.name,

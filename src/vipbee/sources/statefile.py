@@ -76,10 +76,12 @@ class StateFileSource:
         try:
             while True:
                 started = time.monotonic()
-                for event in await asyncio.to_thread(self.poll):
-                    yield event
+                events = await asyncio.to_thread(self.poll)
                 took = time.monotonic() - started
-                await asyncio.sleep(self._pause_s(took))
+                for event in events:
+                    yield event
+                # a poll that read something says nothing about what looking costs
+                await asyncio.sleep(self._pause_s(0.0 if events else took))
         finally:
             self._stop.set()  # a poll still running in its thread ends at the next object
 
