@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bpf.test_packet_matrix_tcp import change
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.dialogue import from_pod, outside
 from tests.support.packet_model.generate import Segment
@@ -44,7 +43,7 @@ def test_d92_a_stream_leaves_a_backend_that_is_gone(
         talk.establish()
     old = talk.backend
 
-    change(bench, old)
+    bench.remove_backend(old)
     talk.say()
 
     assert talk.backend != old
@@ -58,7 +57,7 @@ def test_r110_a_terminating_backend_keeps_its_flows(
     talk.establish()
     old = talk.backend
 
-    change(bench, old, gone=False)
+    bench.remove_backend(old, gone=False)
 
     assert talk.say().frame is not None
     assert talk.backend == old
@@ -90,7 +89,7 @@ def test_r113_the_last_backend_gone_is_refused(bench: Bench, family: Addresses) 
     talk = outside(bench, family, REMOTE, protocol=UDP)
     talk.establish()
 
-    change(bench, talk.backend)
+    bench.remove_backend(talk.backend)
 
     assert talk.say().reasons == (Reason.NO_ENDPOINT,)
 
@@ -167,7 +166,7 @@ def test_r114_other_services_on_the_same_backend_are_left_alone(
     for talk in (tcp, here, gone):
         talk.establish()
 
-    change(bench, gone.backend)
+    bench.remove_backend(gone.backend)
 
     assert tcp.say("A").frame is not None
     assert here.say().frame is not None

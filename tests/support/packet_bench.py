@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.packet_model.lab import BY_FAMILY, lab_world
+from tests.support.packet_model.lab import BY_FAMILY, lab_world, without_backend
 from tests.support.packet_model.model import Hook, Model
 from tests.support.packet_model.outcome import Action, DisagreementError, Observed, Outcome
 from tests.support.packet_model.program import STATE_MAPS, Tables
+from tests.support.packet_model.wire import Endpoint
 from vipbee.abi import Reason
 from vipbee.datapath import syscall
 from vipbee.datapath.btf import load_layouts
@@ -102,6 +103,13 @@ class Bench:
         self._reasons = after
         reasons = {Reason(int(n)): int(moved[n]) for n in np.flatnonzero(moved)}
         return Observed(_ACTIONS[ran.code], ran.frame, reasons)
+
+    def remove_backend(self, backend: Endpoint, *, gone: bool = True) -> None:
+        """Delete an endpoint of the lab (`gone`), or let it terminate."""
+        world = without_backend(self.model.world, backend, gone=gone)
+        self.tables.remove_frontends(world)
+        self.model.change(world)
+        self.tables.program(world)
 
     def wait(self, seconds: int) -> None:
         """Let time pass for both."""

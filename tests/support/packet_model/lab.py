@@ -10,7 +10,7 @@ second ─── up1 ────────────┘        └── po
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.support.packet_model.wire import TCP, UDP, Endpoint
 from tests.support.packet_model.world import (
@@ -231,3 +231,21 @@ def dialled(family: Addresses, case: Case, kind: FrontendKind, protocol: int) ->
             return Endpoint(packed(family.vip.format(case.number)), port)
         case FrontendKind.EXTERNAL_IP:
             return Endpoint(packed(family.external.format(case.number)), port)
+
+
+def without_backend(world: World, backend: Endpoint, *, gone: bool = True) -> World:
+    """The endpoint is deleted (`gone`) or terminating; its frontends lose it from the set."""
+    victims = [b for b in world.backends.values() if b.endpoint == backend]
+    for victim in victims:
+        flags = BackendFlag(0) if gone else BackendFlag.SERVING | BackendFlag.TERMINATING
+        world.backends[victim.id] = replace(
+            victim, flags=flags, generation=victim.generation + gone
+        )
+    ids = {victim.id for victim in victims}
+    for key, frontend in world.frontends.items():
+        world.frontends[key] = replace(
+            frontend,
+            cluster=tuple(i for i in frontend.cluster if i not in ids),
+            local=tuple(i for i in frontend.local if i not in ids),
+        )
+    return world
