@@ -155,11 +155,15 @@ class Reconciler:
         return self._apply(self._desired.update(ports, flags), len(ports))
 
     def audit(self) -> Applied:
-        """Compare the tables with what should be there and repair the difference (R130)."""
-        if not self._is_complete:
+        """Compare the tables with what should be there and repair the difference (R130).
+
+        While a source has never delivered, what is missing is put back and nothing deleted.
+        """
+        if not self._begun:
             return Applied(0, 0, False)
         self._out_of_step = False
-        return self._apply(self._desired.audit(self._tables.snapshot()), 0)
+        repairs = self._desired.audit(self._tables.snapshot(), is_complete=self._is_complete)
+        return self._apply(repairs, 0)
 
     def reclaim(self) -> Applied:
         """Let given-up ids and slots be used again; call about once a second."""

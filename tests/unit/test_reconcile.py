@@ -284,6 +284,27 @@ def test_audit_that_fails_leaves_it_out_of_step() -> None:
     assert node_.reconciler.out_of_step
 
 
+def test_audit_repairs_and_deletes_nothing_while_a_source_is_unknown() -> None:
+    """R8, R130, F36: what the unread file says may be programmed already."""
+    earlier = Node()
+    earlier.replace("b", web(12, "other"))
+    earlier.begin()
+    node_ = Node(earlier.tables.memory)
+    node_.reconciler.adopt()
+    node_.reconciler.fail("b", Problem("b", "cannot be read", True))
+    node_.replace("a", web())
+    node_.tables.failing = MapName.FRONTENDS
+    with pytest.raises(KernelError):
+        node_.begin()
+    node_.tables.failing = None
+
+    node_.audit()
+
+    assert node_.reconciler.is_in_force
+    assert node_.services() == {"default/web:", "default/other:"}
+    assert node_.audit().entries == 0
+
+
 def test_audit_counts_what_it_repaired() -> None:
     """R130"""
     node_ = Node()

@@ -101,14 +101,17 @@ class Desired:
         )
         return self.update({**ports_by_service, **gone}, node_addresses)
 
-    def audit(self, snapshot: Snapshot) -> list[Op]:
+    def audit(self, snapshot: Snapshot, *, is_complete: bool = True) -> list[Op]:
         """Return the repairs that turn the actual tables into the desired ones; [] if equal.
 
-        Services that were adopted but that no update has named since do not exist any more.
+        Services that were adopted but that no update has named since do not exist any more,
+        unless the updates so far are not complete: then nothing is deleted.
         """
-        # what is to be written for that, compare() finds as well
-        self._take([(name, ()) for name in self._adopted], Changes())
-        return compare(snapshot, self._ledger, self._table).repairs(self._layouts)
+        if is_complete:
+            # what is to be written for that, compare() finds as well
+            self._take([(name, ()) for name in self._adopted], Changes())
+        repairs = compare(snapshot, self._ledger, self._table).repairs(self._layouts)
+        return repairs if is_complete else [op for op in repairs if op.values is not None]
 
     def reclaim(self) -> bool:
         """Let what was given up two calls ago be used again.
