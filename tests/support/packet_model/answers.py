@@ -18,8 +18,8 @@ TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}
 TOO_BIG = {4: (3, 4), 6: (2, 0)}
 ECHO_REQUEST = {4: 8, 6: 128}
 ECHO_REPLY = {4: 0, 6: 129}
-ERRORS = {4: frozenset({3, 11, 12}), 6: frozenset({1, 2, 3, 4})}
-"""Error types about a packet of ours. Source quench and redirect are not (D67)."""
+ERRORS = {4: frozenset({3, 4, 11, 12}), 6: frozenset({1, 2, 3, 4})}
+"""Error types about a packet of ours. A redirect is not (D67)."""
 
 
 def is_error(packet: Packet) -> bool:
