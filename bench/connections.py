@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+from functools import partial
 
 from bench import state
 from bench.build import Built
@@ -21,9 +22,7 @@ def connect_ratio(hooked: Hooked, built: Built, *, rounds: int, count: int) -> t
             targets.reverse()  # who comes second finds the caches of who came first
         arguments = [str(part) for target in targets for part in target]
         command = [str(built.client), "tcp", str(CLIENT_CPU), str(count), *arguments]
-        output = hooked.run(
-            lambda command=command: subprocess.check_output(command, text=True), timeout_s=120
-        )
+        output = hooked.run(partial(subprocess.check_output, command, text=True), timeout_s=120)
         p50 = [int(line.split()[0]) for line in output.splitlines()]
         if number % 2:
             p50.reverse()

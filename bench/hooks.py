@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +98,7 @@ def measure(
                 for name, (protocol, address, port) in traffic.items():
                     before = reader.read()
                     command = [str(built.client), protocol, "0", "2000", address, str(port)]
-                    hooked.run(lambda command=command: subprocess.check_output(command))
+                    hooked.run(partial(subprocess.check_output, command))
                     for hook, programs in reader.read().items():
                         (ns, runs), (noop_ns, noop_runs) = (
                             (after[0] - start[0], after[1] - start[1])
