@@ -39,6 +39,7 @@ class Agent:
     state_file: Path
     log: Path
     options: tuple[str, ...] = ()
+    kubeconfig: Path | None = None  # an API server in place of the state file
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
@@ -52,10 +53,11 @@ class Agent:
         return bool(self.pids)
 
     def command(self) -> list[str]:
+        source = f"--kubeconfig={self.kubeconfig}" if self.kubeconfig else None
         return cli_command(
             [
                 "agent",
-                f"--state-file={self.state_file}",
+                source or f"--state-file={self.state_file}",
                 f"--hostname-override={self.place.name}",
                 f"--cgroup-root={self.node_cgroup}",
                 f"--bpf-root={self.bpf_root}",
