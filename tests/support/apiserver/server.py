@@ -131,7 +131,10 @@ class ApiServer:
 
     def _route(self, app: web.Application, kind: Kind) -> None:
         async def read(request: web.Request) -> web.StreamResponse:
-            return await self._read(kind, request)
+            try:
+                return await self._read(kind, request)
+            except ConnectionError:  # the client went away, as clients may
+                return web.Response()
 
         async def put(request: web.Request) -> web.StreamResponse:
             revision = self.objects.put(kind.plural, await request.json())
