@@ -105,7 +105,7 @@ def _check_cluster_ips(spec: ServiceSpec, wrong: list[str]) -> tuple[tuple[int, 
         if reason:
             wrong.append(f"{field} {text} is {reason} and can never be a VIP")
         elif index < len(families) and _FAMILIES.get(families[index]) != family:
-            wrong.append(f"{field} {text} is not {families[index]}, as spec.ipFamilies says")
+            wrong.append(f"{field} {text} is not {families[index]!a}, as spec.ipFamilies says")
         elif family in found:
             wrong.append(f"{field} {text} is the second address of its family")
         elif not families or index < len(families):

@@ -66,7 +66,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv6"]},
-        "spec.clusterIPs[0] 10.96.0.10 is not IPv6, as spec.ipFamilies says",
+        "spec.clusterIPs[0] 10.96.0.10 is not 'IPv6', as spec.ipFamilies says",
     ),
     (
         {"clusterIPs": ["10.96.0.11"]},
@@ -112,6 +112,25 @@ def test_field_is_named_with_its_value_and_the_reason(fields: dict[str, Any], me
     _, wrong = check_spec(service(**fields))
 
     assert wrong == [message]
+
+
+def test_messages_carry_no_control_characters_to_the_terminal() -> None:
+    """F32: what a Service says is shown by `vipbee status`."""
+    evil = "\x1b[31m\u202e"
+    _, wrong = check_spec(
+        service(
+            type=evil,
+            clusterIPs=["10.96.0.10"],
+            ipFamilies=[evil],
+            internalTrafficPolicy=evil,
+            externalTrafficPolicy=evil,
+            sessionAffinity=evil,
+            ports=[{"port": 80, "protocol": evil, "name": evil}],
+        )
+    )
+
+    assert len(wrong) == 7
+    assert all(message.isprintable() for message in wrong)
 
 
 def test_every_wrong_field_is_named() -> None:
