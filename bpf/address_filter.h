@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * One bit for every hash of an address: clear if `addresses` cannot have it. Most of what
- * a node dials is no VIP, and this says so in one read of 128 KiB, 8 times faster than
- * the lookup it saves (7 instead of 54 ns on 6.18). A bit that is set says nothing.
+ * a node dials is no VIP, and this says so in one read of 128 KiB: connect4 then takes 10
+ * to 16 ns in all on 6.18, where a cold hash lookup alone takes 54. A set bit says nothing.
  *
  * The agent sets bits before it adds addresses and clears some only when it knows all
  * (src/vipbee/datapath/address_filter.py, which has the same hash).
