@@ -8,6 +8,7 @@ again. Must not know what is asked for.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -194,10 +195,17 @@ def _reason(error: Exception, silence_s: float) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not valid: {_verification(error.certificate_error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        return _os_reason(error.os_error)
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return "closed the connection in the middle of an answer"
-    return f"{getattr(error, 'strerror', None) or error or type(error).__name__}"
+    return _os_reason(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+
+
+def _os_reason(error: OSError) -> str:
+    """"Connection refused"; asyncio puts the address where the reason belongs."""
+    if error.errno is None or error.errno <= 0 or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _verification(error: Exception) -> str:
