@@ -56,7 +56,7 @@ struct {
 	__type(value, struct backend);
 } backends SEC(".maps");
 
-/* Grows after each change of frontends: what was decided in the same epoch still holds. */
+/* Grows after each change of frontends or addresses: what was decided in the same epoch holds. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

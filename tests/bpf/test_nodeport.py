@@ -7,6 +7,7 @@ R89–R95, D167, D170.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dialogue import Answerer, dialogue
 from tests.support.hooked import Hooked
 from tests.support.servers import TCP, TCP_PORT, UDP, UDP_PORT, asked, backend_in, serve_names
 from tests.support.stacks import (
@@ -27,6 +29,7 @@ from tests.support.stacks import (
     service_port,
 )
 from vipbee.abi import Reason
+from vipbee.address import parse_address
 
 NODE_PORT = 30080
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -378,3 +381,30 @@ def test_port_that_connect_chooses_is_not_protected(protected: Hooked, stack: St
 def test_bind_to_any_port_is_free_where_no_node_ports_are(protected: Hooked, stack: Stack) -> None:
     """R93: the ephemeral range and the NodePort range are apart by default."""
     assert [bind_error(protected, stack.socket_family, stack.node, 0) for _ in range(5)] == [0] * 5
+
+
+def test_udp_flow_ends_with_the_node_address_it_dialled(hooked: Hooked, stack: Stack) -> None:
+    """R90: the node loses an address; its socket then reaches whoever listens there."""
+    program(hooked, stack, UDP)
+    addresses = {a: f for a, f in NODE_ADDRESSES.items() if a != parse_address(stack.node)}
+
+    def client() -> Answerer:
+        sock, host = stack.udp(), stack.udp()
+        host.bind(stack.at(stack.node, NODE_PORT))
+
+        def ask() -> bytes:
+            sock.sendto(b"?", stack.at(stack.node, NODE_PORT))
+            (ready, *_), _, _ = select.select([sock, host], [], [], 10)
+            return b"backend" if ready is sock and sock.recv(64) else host.recv(64)
+
+        return ask
+
+    try:
+        with dialogue(hooked, client) as ask:
+            before = ask()
+            hooked.program([], node_addresses=addresses)
+            after = ask()
+    finally:
+        hooked.program([], node_addresses=NODE_ADDRESSES)
+
+    assert (before, after) == (b"backend", b"?")
