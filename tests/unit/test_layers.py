@@ -24,6 +24,9 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("snat.h", "refuse.h", "fragment.h"),
     ("verdict.h", "icmp.h"),
     ("socket_state.h",),
+    ("sock_decide.h",),
+    ("sock_connect.h",),
+    ("sock_datagram.h",),
     ("sock.bpf.c", "iter.bpf.c", "tc.bpf.c"),
     ("vipbee.bpf.c",),
 )
