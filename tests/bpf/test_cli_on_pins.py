@@ -159,6 +159,20 @@ def test_backend_list_counts_connections(pinned: Hooked, show: Show) -> None:
     assert (second["address"], second["opened"]) == ("10.244.1.2", 0)
 
 
+def test_pinned_map_of_another_shape_is_refused(
+    pinned: Hooked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F41: the kernel would write more than the reader has room for."""
+    services = pinned.directory.get("maps", "services")
+    assert services is not None
+    pinned.directory.put("maps", "addresses", services)
+    os.close(services)
+
+    assert run(["service", "list", f"--bpf-root={pinned.bpf_root}"]) == 3
+
+    assert "the pinned map addresses is not one of this version" in capsys.readouterr().err
+
+
 def test_cleanup_removes_everything_and_nothing_else(
     pinned: Hooked, capsys: pytest.CaptureFixture[str]
 ) -> None:

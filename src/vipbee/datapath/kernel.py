@@ -85,7 +85,14 @@ class KernelTables:
                     f"the pinned map {name} is missing", remedy="restart the agent to repair it"
                 )
             self._fds[name] = fd
-            self._infos[name] = syscall.map_info(fd)
+            self._infos[name] = info = syscall.map_info(fd)
+            sizes = tuple(dtype.itemsize for dtype in self._dtypes(name))
+            if (info.key_size, info.value_size) != sizes:  # it would overrun our buffers
+                self.close()
+                raise EnvironmentUnusable(
+                    f"the pinned map {name} is not one of this version",
+                    remedy="run the vipbee version that made it, or `vipbee cleanup`",
+                )
 
     def __enter__(self) -> KernelTables:
         return self
