@@ -120,5 +120,11 @@ class ReadableTables:
     def read_reasons(self) -> Records:
         return self.reason_totals
 
+    def has(self, name: MapName) -> bool:
+        return name in (MapName.UDP_FLOWS, MapName.AFFINITY)
+
+    def count_entries(self, name: MapName) -> int:
+        return len(self.read_hash(name)[0])
+
     def max_entries(self, name: MapName) -> int:
         return SIZE

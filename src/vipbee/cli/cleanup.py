@@ -36,6 +36,25 @@ def cleanup(
     say(f"removed {numbers[0]}, {numbers[1]} and {numbers[2]} from {bpf_root}")
 
 
+def _remove_filters(bpf_root: Path) -> list[str]:
+    """Programs on devices of this network namespace that no link holds (below 6.6)."""
+    from vipbee.datapath import pins
+    from vipbee.datapath.attach_tc import read_packet_hooks, remove_filters
+    from vipbee.datapath.devices import read_devices
+    from vipbee.datapath.netns import netns_cookie
+
+    directory = pins.open_for_reading(bpf_root)
+    if directory is None:
+        return []
+    devices = read_devices()
+    found = [hook for hook in read_packet_hooks(directory, devices) if hook.how == "clsact"]
+    remove_filters(directory, netns_cookie(), devices)
+    return [
+        f"{directory.path.name}/links/{devices[hook.ifindex].name}-{hook.direction}"
+        for hook in found
+    ]
+
+
 def remove_pins(bpf_root: Path) -> list[str]:
     """Unpin everything below `bpf_root`; return the pins, relative to it."""
     from vipbee.datapath import pins
@@ -56,6 +75,7 @@ def remove_pins(bpf_root: Path) -> list[str]:
         pins.refuse_foreign(bpf_root)
         # `vipbee status` holds the lock for an instant to see whether it is free
         with pins.exclusive(bpf_root, wait_s=_LOCK_WAIT_S):
-            return pins.remove_everything(bpf_root)
+            filters = _remove_filters(bpf_root)
+            return [*filters, *pins.remove_everything(bpf_root)]
     except PermissionError:
         raise EnvironmentUnusable(f"{bpf_root} cannot be changed", remedy="run as root") from None

@@ -20,6 +20,12 @@ from vipbee.cli.output import (
     working,
 )
 from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption, find_pins, open_tables
+from vipbee.cli.status_devices import (
+    device_problems,
+    devices_line,
+    print_devices,
+    read_devices_view,
+)
 
 if TYPE_CHECKING:
     from vipbee.datapath.pins import PinDirectory
@@ -52,7 +58,7 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
     from vipbee.abi import LAYOUT_VERSION
     from vipbee.datapath import pins
     from vipbee.datapath.btf import load_layouts
-    from vipbee.datapath.hooks import degradations
+    from vipbee.datapath.hooks import degradations, read_config
     from vipbee.observe.status import StatusView, fill, read_agent
 
     directory = find_pins(bpf_root)
@@ -72,6 +78,11 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
         view.running = is_held and view.agent is not None and _is_alive(view.agent.pid)
         hooks = _hooks(directory, compare_programs=compare_programs)
         degraded = [*_hook_problems(hooks), *degradations(directory, layouts)]
+        config = read_config(directory, layouts)
+        view.packet_lb = config is not None and bool(config["packet_lb"])
+        if view.packet_lb:
+            view.devices = read_devices_view(directory, tables)
+        degraded += device_problems(view.devices, packet_lb=view.packet_lb)
         fill(view, tables, hooks=hooks, degraded=degraded)
     return view
 
@@ -142,6 +153,7 @@ def _print(view: StatusView, output: Format) -> None:
     facts += [
         ("Programmed", f"{programmed}, {count(view.backends, 'backend')}"),
         ("Hooks", _hooks_line(view)),
+        ("Packets", devices_line(view)),
         ("Pins", view.bpf_root),
     ]
     width = max(len(name) for name, _ in facts) + 2
@@ -175,6 +187,7 @@ def _print_sections(view: StatusView, output: Format) -> None:
         ]
         say()
         print_table((*columns, Column("CGROUP"), Column("STATE")), rows)
+    print_devices(view, output)
     say()
     print_table(
         (Column("MAP"), *(Column(n, is_number=True) for n in ("ENTRIES", "CAPACITY", "USED"))),

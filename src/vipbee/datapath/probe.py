@@ -26,6 +26,7 @@ from vipbee.datapath.mounts import mount_of, mounts
 from vipbee.datapath.objectfile import ObjectFile
 from vipbee.datapath.pins import other_layouts
 from vipbee.datapath.probe_hooks import probe_cgroup, probe_helpers, probe_hooks
+from vipbee.datapath.probe_packets import probe_packets
 from vipbee.errors import VipbeeError
 
 _MAP_TYPES = (
@@ -52,7 +53,7 @@ def probe(*, cgroup_root: Path | None, bpf_root: Path, map_bytes: int) -> list[F
     findings.append(cgroup)
     features = probe_features()
     findings += probe_hooks(place, features)
-    findings += [*probe_helpers(features), probe_memory(map_bytes)]
+    findings += [*probe_helpers(features), *probe_packets(), probe_memory(map_bytes)]
     return findings
 
 

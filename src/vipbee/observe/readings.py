@@ -32,6 +32,12 @@ class Reader(Protocol):
 
     def max_entries(self, name: MapName) -> int: ...
 
+    def has(self, name: MapName) -> bool:
+        """Whether this map is there; those of the packet layer need not be."""
+
+    def count_entries(self, name: MapName) -> int:
+        """Entries of a hash."""
+
 
 @dataclass(frozen=True, slots=True)
 class Readings:
@@ -76,7 +82,19 @@ class MapUsage(NamedTuple):
         return self.entries / self.capacity if self.capacity else 1.0
 
 
-_STATE_MAPS = (MapName.UDP_FLOWS, MapName.AFFINITY)
+_STATE_MAPS = (
+    MapName.UDP_FLOWS,
+    MapName.AFFINITY,
+    MapName.SOURCE_RANGES,
+    MapName.CONNTRACK_OUTSIDE,
+    MapName.CONNTRACK_NEW_OUTSIDE,
+    MapName.NAT_OUTSIDE,
+    MapName.NAT_NEW_OUTSIDE,
+    MapName.CONNTRACK_POD,
+    MapName.CONNTRACK_NEW_POD,
+    MapName.NAT_POD,
+    MapName.NAT_NEW_POD,
+)
 
 
 def map_usage(reader: Reader, snapshot: Snapshot) -> list[MapUsage]:
@@ -101,8 +119,8 @@ def map_usage(reader: Reader, snapshot: Snapshot) -> list[MapUsage]:
             ),
         ),
     }
-    for name in _STATE_MAPS:
-        counted[name] = (len(reader.read_hash(name)[0]), reader.max_entries(name))
+    for name in filter(reader.has, _STATE_MAPS):
+        counted[name] = (reader.count_entries(name), reader.max_entries(name))
     return [MapUsage(name, *numbers) for name, numbers in counted.items()]
 
 

@@ -8,6 +8,9 @@ agent          pid, version, node, source, started, lastSync (RFC 3339 or null),
                repairs; of the last agent if none runs; null if there never was one
 hooks          list of: name, programId, tag, cgroup (path or null), attached,
                current (null: not known; false: another version's program)
+packetLb       the packet layer is on
+devices        of the packet layer, list of: name, ifindex, role ("uplink" | "pod"), by ("tcx" |
+               "clsact" | null), attached (of "egress", "ingress")
 services, servicePorts, frontends, backends     how many are programmed
 maps           list of: name, entries, capacity, pressure (0.0 to 1.0)
 reasons        name: how often, since the maps were made
@@ -51,6 +54,14 @@ class HookView(Struct, rename="camel", kw_only=True):
     current: bool | None
 
 
+class DeviceView(Struct, rename="camel", kw_only=True):
+    name: str
+    ifindex: int
+    role: str
+    by: str | None
+    attached: list[str]
+
+
 class MapView(Struct, rename="camel", kw_only=True):
     name: str
     entries: int
@@ -71,6 +82,8 @@ class StatusView(Struct, rename="camel", kw_only=True):
     bpf_root: str
     agent: AgentView | None = None
     hooks: list[HookView] = []
+    packet_lb: bool = False
+    devices: list[DeviceView] = []
     services: int = 0
     service_ports: int = 0
     frontends: int = 0
@@ -123,7 +136,7 @@ def fill(
     full = [
         f"map {entry.name} is {entry.pressure:.0%} full"
         for entry in status.maps
-        if entry.pressure >= _ALMOST_FULL
+        if entry.pressure >= _ALMOST_FULL and "_new_" not in entry.name  # those are made to fill
     ]
     status.degraded = [*degraded, *full]
 
