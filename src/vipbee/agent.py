@@ -25,7 +25,7 @@ import structlog
 
 from vipbee import __version__
 from vipbee.abi import MapName, ReportSeverity
-from vipbee.collection import settle
+from vipbee.collection import collect_rarely, settle
 from vipbee.config import IN_CLUSTER, AgentConfig
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
@@ -134,7 +134,11 @@ class Agent:
                 case events.Failed():
                     problem = Problem(event.source, str(event.error), is_error=True)
                     self._reconciler.fail(event.source, problem)
-                    log.warning("source unusable, last good state stays", reason=str(event.error))
+                    log.warning(
+                        "source unusable, last good state stays",
+                        source=event.source,
+                        reason=str(event.error),
+                    )
                 case events.Recovered():
                     self._reconciler.fail(event.source, None)
                     log.info("source usable again", source=event.source)
@@ -272,6 +276,7 @@ async def run(config: AgentConfig) -> None:
     """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
     if config.state_file is None:
         _api_access(config)  # what is wrong with it is said before anything is attached
+    collect_rarely()
     capabilities.require()
     pins.prepare_root(config.bpf_root)
     health = Health()

@@ -27,6 +27,14 @@ def collection_paused(*, if_needed: bool = True) -> Iterator[None]:
         gc.enable()
 
 
+def collect_rarely() -> None:
+    """For a process whose data is big, lives long and has no cycles: look 70 times less often.
+
+    Storing 10,000 Services took 200 ms of CPU with the defaults and takes 70 with this.
+    """
+    gc.set_threshold(50_000, 20, 50)
+
+
 def settle() -> None:
     """What is alive is here to stay: hide it from the collector, return free memory.
 
