@@ -58,7 +58,10 @@ class PinDirectory:
         beside.rename(target)
 
     def names(self, kind: str) -> list[str]:
-        entries = sorted(p.name for p in (self.path / kind).iterdir())
+        place = self.path / kind
+        if not place.is_dir():  # of a cleanup that was killed
+            return []
+        entries = sorted(p.name for p in place.iterdir())
         return [n for n in entries if not n.startswith(_UNFINISHED)]
 
     def remove(self, kind: str, name: str) -> None:
