@@ -202,7 +202,7 @@ def _reason(error: Exception, silence_s: float) -> str:
 
 
 def _os_reason(error: OSError) -> str:
-    """"Connection refused"; asyncio puts the address where the reason belongs."""
+    """ "Connection refused"; asyncio puts the address where the reason belongs."""
     if error.errno is None or error.errno <= 0 or isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)

@@ -21,6 +21,7 @@ class Timing:
     grace_s: float = 10.0
     connect_s: float = 5.0
     read_s: float = 30.0  # without a byte of an answer to a list
+    outage_s: float = 10.0  # a server gone for longer may have come back with another past (F16)
     relist_s: float = 3600.0  # ± 20 %: a belt for what no protocol shows (F16)
     backoff_first_s: float = 0.25
     backoff_last_s: float = 15.0

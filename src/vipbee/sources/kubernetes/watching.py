@@ -2,7 +2,7 @@
 """One kind, followed for ever: three nested generators, each with one way to end.
 
     follow             for ever                     nothing ends it
-    └ list_then_watch  one history of versions      410, restored backup, age
+    └ list_then_watch  one history of versions      410, restored backup, long outage, age
       └ stream         one request                  the server's timeout, any failure
 
 Nothing is lost between them: a watch begins at the version of the list, or of the last
@@ -71,18 +71,20 @@ async def list_then_watch(
     yield listing
     ends = time.monotonic() + timing.relist_s * random.uniform(0.8, 1.2)
     malformed = unknown = 0
-    is_doubtful = False  # whether this is still the history we know
+    lost_at: float | None = None  # since when it is in doubt that this is the history we know
     while time.monotonic() < ends:
         started = time.monotonic()
         try:
-            if is_doubtful:
+            if lost_at is not None:
+                if started - lost_at > timing.outage_s:
+                    return
                 if not await has_reached(client, resource, version):
                     unknown += 1
                     if unknown >= MAX_UNKNOWN:
                         return
                     await asyncio.sleep(backoff.next_s())
                     continue
-                is_doubtful, unknown = False, 0
+                lost_at, unknown = None, 0
             async for step in stream(client, resource, version, timing):
                 if isinstance(step, Batch):
                     version = step.resource_version or version
@@ -92,7 +94,8 @@ async def list_then_watch(
         except Gone:
             raise
         except RequestError as error:
-            is_doubtful = is_doubtful or isinstance(error, Unreachable)
+            if lost_at is None and isinstance(error, Unreachable):
+                lost_at = time.monotonic()
             malformed += isinstance(error, Malformed)
             yield Trouble(error)
             if malformed >= MAX_MALFORMED:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -513,6 +514,28 @@ def test_restored_backup_leads_to_a_list() -> None:
             server.objects.put("services", service("after"))
             await server.start()
             await view.until(lambda: view.services == {"a", "after"})
+
+    run(scenario)
+
+
+def test_long_outage_leads_to_a_list() -> None:
+    """F16: a restored backup may have come past our version; no version tells that."""
+    timing = Timing(outage_s=0.05, backoff_first_s=0.01, backoff_last_s=0.05)
+
+    async def scenario(server: ApiServer) -> None:
+        backup = server.objects.backup()
+        async with following(server, timing=timing) as view:
+            server.objects.put("services", service("lost"))
+            await view.until(lambda: view.services == {"a", "lost"})
+
+            await server.crash()
+            await view.until(lambda: view.failures)
+            server.objects.restore(backup)
+            server.objects.put("services", service("after"))
+            server.objects.put("services", service("later"))
+            await asyncio.sleep(timing.outage_s)
+            await server.start()
+            await view.until(lambda: view.services == {"a", "after", "later"})
 
     run(scenario)
 

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents of two nodes against one API server: F1, F4, F12, F17, R8, R127-R129."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.agent_view import problems, wait_log
+from tests.support.apiserver.placed import PlacedApiServer
+from tests.support.eventually import eventually
+from tests.support.manifests import Manifest, echo_service
+from tests.support.remote import Remote
+from vipbee.lab import Lab, endpoints, parse_topology
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="labs need root")
+
+TOPOLOGY = """
+nodes:
+  - name: node-1
+    zone: a
+    pods:
+      - {name: web-0, app: web, servers: [echo]}
+      - {name: client-1}
+  - name: node-2
+    zone: b
+    pods:
+      - {name: web-1, app: web, servers: [echo]}
+      - {name: client-2}
+"""
+WEB = {"web-0", "web-1"}
+VIP, OTHER_VIP = ("10.96.0.10", 7000), ("10.96.0.20", 7000)
+CATCHES_UP_S = 30.0  # the longest pause between attempts is 15 s
+
+
+@pytest.fixture(scope="module")
+def lab(lab_name: str) -> Iterator[Lab]:
+    with Lab.up(parse_topology(TOPOLOGY), name=lab_name, agents=False) as lab:
+        for client in ("client-1", "client-2"):  # an unserved VIP fails at once
+            route = ["ip", "route", "add", "unreachable", "10.96.0.0/16"]
+            lab.pod(client).run(route, check=True)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def clients(lab: Lab) -> Iterator[list[Remote]]:
+    with Remote(lab.pod("client-1")) as one, Remote(lab.pod("client-2")) as two:
+        yield [one, two]
+
+
+def state(lab: Lab, *services: Manifest) -> dict[str, Any]:
+    """These Services, with the pods as endpoints."""
+    return endpoints.render_state(lab.blueprint, services, {})
+
+
+@pytest.fixture
+def server(lab: Lab, clients: list[Remote]) -> Iterator[PlacedApiServer]:
+    """An API server on node-2 that has Service web, served by both nodes' agents."""
+    server = PlacedApiServer(lab.node("node-2"), lab.directory)
+    server.start(state(lab, echo_service("web", VIP[0])))
+    try:
+        for agent in lab.agents:
+            agent.kubeconfig = server.kubeconfig()
+        lab.start_agents()
+        for client in clients:
+            eventually(lambda client=client: client.who(VIP) in WEB)
+        yield server
+    finally:
+        for agent in lab.agents:
+            agent.kill()
+            agent.vipbee(["cleanup"])
+        server.kill()
+
+
+def test_agents_follow_the_server(lab: Lab, clients: list[Remote], server: PlacedApiServer) -> None:
+    """R8, R125, R127: a Service appears, is created again with another ClusterIP, and goes."""
+    server.publish(state(lab, echo_service("web", VIP[0]), echo_service("other", OTHER_VIP[0])))
+    for client in clients:
+        eventually(lambda client=client: client.who(OTHER_VIP) in WEB)
+        assert client.who(VIP) in WEB
+
+    server.publish(state(lab, echo_service("web", OTHER_VIP[0])))
+    for client in clients:
+        eventually(lambda client=client: client.who(VIP) == "EHOSTUNREACH")
+        eventually(lambda client=client: client.who(OTHER_VIP) in WEB)
+
+
+def test_services_outlive_the_server_and_catch_up(
+    lab: Lab, clients: list[Remote], server: PlacedApiServer
+) -> None:
+    """F4, F16, R129: it comes back with fewer versions, as from a backup, and other Services."""
+    agent = lab.agent("node-1")
+    web = echo_service("web", VIP[0])
+    server.publish(state(lab, web, echo_service("other", OTHER_VIP[0])))
+    server.publish(state(lab, web))  # its versions are ahead of those it will start with
+    eventually(lambda: clients[0].who(OTHER_VIP) == "EHOSTUNREACH")
+
+    server.kill()
+    wait_log(agent, "last good state", within_s=CATCHES_UP_S)
+    served = [client.who(VIP) for client in clients]
+    complaint = problems(agent)
+    server.start(state(lab, echo_service("other", OTHER_VIP[0])))
+
+    assert set(served) <= WEB
+    assert server.url in complaint["API server: services"]
+    for client in clients:
+        eventually(lambda client=client: client.who(OTHER_VIP) in WEB, within_s=CATCHES_UP_S)
+        eventually(lambda client=client: client.who(VIP) == "EHOSTUNREACH", within_s=CATCHES_UP_S)
+    eventually(lambda: problems(agent) == {}, within_s=CATCHES_UP_S)
+
+
+def test_agent_started_without_a_server_serves_what_is_pinned(
+    lab: Lab, clients: list[Remote], server: PlacedApiServer
+) -> None:
+    """F1, R128: nothing is deleted, and what changed meanwhile is applied when it is back."""
+    agent = lab.agent("node-1")
+
+    agent.kill()
+    server.kill()
+    agent.start()
+    wait_log(agent, "source unusable", within_s=CATCHES_UP_S)
+    served = clients[0].who(VIP)
+    server.start(state(lab, echo_service("other", OTHER_VIP[0])))
+
+    assert served in WEB
+    eventually(lambda: clients[0].who(OTHER_VIP) in WEB, within_s=CATCHES_UP_S)
+    eventually(lambda: clients[0].who(VIP) == "EHOSTUNREACH", within_s=CATCHES_UP_S)
+
+
+def test_empty_list_after_a_restart_deletes_nothing_at_once(
+    lab: Lab, clients: list[Remote], server: PlacedApiServer
+) -> None:
+    """F17: more than 20 Services, and the new agent is shown none of them."""
+    agent = lab.agent("node-1")
+    many = [echo_service(f"web-{n}", f"10.96.1.{n}") for n in range(1, 31)]
+    server.publish(state(lab, echo_service("web", VIP[0]), *many))
+    eventually(lambda: clients[0].who(("10.96.1.30", 7000)) in WEB)
+
+    agent.kill()
+    server.kill()
+    server.start(state(lab, echo_service("other", OTHER_VIP[0])))
+    agent.start()
+    eventually(lambda: clients[0].who(OTHER_VIP) in WEB, within_s=CATCHES_UP_S)
+
+    assert clients[0].who(("10.96.1.30", 7000)) in WEB
+    assert "31 of 31 services" in problems(agent)["API server: services, programmed before"]
