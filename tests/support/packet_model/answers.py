@@ -52,12 +52,13 @@ def header_holds(packet: Packet) -> bool:
     return internet_checksum(packet.frame[packet.l3 : packet.l4]) == 0
 
 
-def _common(answer: Packet, asked: Packet) -> str | None:
+def _common(answer: Packet, asked: Packet, *, is_turned: bool = False) -> str | None:
+    """`is_turned`: made from the packet itself, so what was wrong with it still is (D35)."""
     if answer.destination != asked.source:
         return "the answer does not go to the client"
-    if not header_holds(answer):
+    if header_holds(answer) is not (header_holds(asked) or not is_turned):
         return "the answer's IP header checksum is wrong"
-    if not checksum_holds(answer):
+    if checksum_holds(answer) is not (checksum_holds(asked) or not is_turned):
         return "the answer's L4 checksum is wrong"
     if answer.ttl < 32:
         return f"the answer's TTL is {answer.ttl}"
@@ -66,9 +67,12 @@ def _common(answer: Packet, asked: Packet) -> str | None:
 
 def reset_of(asked: Packet, *, has_ethernet: bool) -> ReplyCheck:
     """A TCP RST as a closed port sends it, from the address and port that was dialled."""
+    unreachable = error_about(asked, PORT_UNREACHABLE, has_ethernet=has_ethernet)
 
     def check(frame: bytes) -> str | None:
         answer = parse_any(frame, has_ethernet=has_ethernet)
+        if answer is not None and answer.is_icmp:
+            return unreachable(frame)  # R35 counts either as a refusal
         if answer is None or answer.protocol != TCP or answer.defect is not None:
             return f"not a TCP segment: {frame.hex()}"
         if wrong := _common(answer, asked):
@@ -133,7 +137,7 @@ def echo_of(asked: Packet, *, has_ethernet: bool) -> ReplyCheck:
         answer = parse_any(frame, has_ethernet=has_ethernet)
         if answer is None or not answer.is_icmp:
             return f"not an ICMP message: {frame.hex()}"
-        if wrong := _common(answer, asked):
+        if wrong := _common(answer, asked, is_turned=True):
             return wrong
         if answer.source != asked.destination:
             return "the echo reply comes from another address"

@@ -50,7 +50,15 @@ class Connecting:
         match decision.kind:
             case Kind.PASS:
                 outcome = Outcome(Action.PASS, decision.rule, may_count=frozenset(reasons))
-                return [Alternative.of(outcome)]
+                is_external = bool(
+                    self.state.world.flags(packet.destination) & AddressFlag.EXTERNAL
+                )
+
+                def commit() -> None:
+                    if is_external:  # so that the later parts pass too (R40)
+                        self.state.note_fragment(packet, at.now)
+
+                return [Alternative.of(outcome, commit)]
             case Kind.DROP:
                 return [Alternative.of(Outcome(Action.DROP, decision.rule, reasons=reasons))]
             case Kind.REFUSE:

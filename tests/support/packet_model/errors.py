@@ -29,10 +29,13 @@ class Errors:
     def icmp_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         if packet.defect is not None:
             return (_dropped("D3", Reason.MALFORMED), _dropped("D3", Reason.ICMP_MALFORMED))
-        if packet.fragment is not None:
-            return (_passed("no whole message"), _dropped("D31", Reason.ICMP_MALFORMED))
         if is_error(packet):
-            return self._error_in(packet, at)
+            whole = self._error_in(packet, at)
+            if packet.fragment is None:
+                return whole
+            # routers do not fragment errors: whatever comes of half of one, it is no harm
+            reasons = (Reason.ICMP_MALFORMED, Reason.ICMP_UNKNOWN)
+            return (_passed("D31"), *(_dropped("D31", reason) for reason in reasons), *whole)
         if is_echo_request(packet):
             return self._echo_in(packet, at)
         return (_passed("D67"),)
@@ -122,7 +125,7 @@ class Errors:
     def icmp_out(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         """Errors of backends and routers on this side, on their way to the client."""
         unchanged = (_passed("nothing of ours"),)
-        if packet.defect is not None or packet.fragment is not None or not is_error(packet):
+        if packet.defect is not None or not is_error(packet):
             return unchanged
         quoted = quoted_in(packet)
         if quoted is None:

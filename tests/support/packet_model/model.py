@@ -132,22 +132,28 @@ class Model:
         if packet.protocol not in (TCP, UDP):
             return (*self._other_protocol(packet), *extra)
         if packet.defect is not None:
-            return (*self._l4_defect(packet.defect), *extra)
+            return (*self._l4_defect(packet), *extra)
         if packet.is_later_fragment:
             return (*self._later_fragment_in(packet, at), *extra)
         return (*self._tcp_or_udp_in(packet, at), *extra)
 
     def _other_protocol(self, packet: Packet) -> tuple[Alternative, ...]:
         if self.world.flags(packet.destination) & AddressFlag.CLUSTER_IP:
-            return (dropped("D14, D136", Reason.PROTOCOL),)
+            drop = dropped("D14, D136", Reason.PROTOCOL)
+            if not packet.is_later_fragment:
+                return (drop,)
+            return (drop, dropped("D25", Reason.FRAGMENT_UNKNOWN))
         return (passed("D12, D14, D19, R16"),)
 
-    def _l4_defect(self, defect: Defect) -> tuple[Alternative, ...]:
+    def _l4_defect(self, packet: Packet) -> tuple[Alternative, ...]:
+        defect = packet.defect
+        assert defect is not None
         if defect is Defect.TINY_FRAGMENT:
             return (dropped(defect, Reason.FRAGMENT_TINY), dropped(defect, Reason.MALFORMED))
         drop = dropped(defect, Reason.MALFORMED)
         if defect in (Defect.TCP_OFFSET, Defect.UDP_LENGTH):
-            return (drop, passed(defect))
+            tiny = dropped(defect, Reason.FRAGMENT_TINY)
+            return (drop, passed(defect), tiny) if packet.fragment else (drop, passed(defect))
         return (drop,)
 
     def _tcp_or_udp_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
@@ -175,6 +181,8 @@ class Model:
             return self._orphan(packet)
         with_ports = packet.with_ports(*known)
         flow = self._flow_of(with_ports, at, inbound=True)
+        if flow is None and self.world.lookup(with_ports.dialled, packet.protocol) is None:
+            return (passed("R40: as the first one"),)
         if flow is None:
             return (
                 *self._orphan(packet),

@@ -122,14 +122,16 @@ def parse_ipv4(frame: bytes, l3: int, *, quoted: bool = False) -> Packet | Broke
     if header < 20 or l3 + header > len(frame):
         return Broken(Defect.SHORT_HEADER, destination)
     total, identity, offset_field = struct.unpack_from("!HHH", frame, l3 + 2)
-    if total < header or (l3 + total > len(frame) and not quoted):
+    if quoted:
+        total = len(frame) - l3  # what is there counts, whatever the original's length was
+    if total < header or l3 + total > len(frame):
         return Broken(Defect.LENGTH, destination)
     more, offset = bool(offset_field & 0x2000), (offset_field & 0x1FFF) * 8
     packet = Packet(
         frame=frame,
         l3=l3,
         l4=l3 + header,
-        end=min(l3 + total, len(frame)),
+        end=l3 + total,
         family=4,
         protocol=frame[l3 + 9],
         source=frame[l3 + 12 : l3 + 16],
@@ -150,10 +152,10 @@ def parse_ipv6(frame: bytes, l3: int, *, quoted: bool = False) -> Packet | Broke
     end = l3 + 40 + payload
     if payload == 0 and following == HOP_BY_HOP:
         end = len(frame)  # jumbo payload option (D13): the frame knows better
-    if end > len(frame):
-        if not quoted:
-            return Broken(Defect.LENGTH, destination)
+    if quoted:
         end = len(frame)
+    if end > len(frame):
+        return Broken(Defect.LENGTH, destination)
     at, walked, fragment = l3 + 40, 0, None
     while following in (HOP_BY_HOP, ROUTING, DEST_OPTS, AH, FRAGMENT):
         if fragment is not None and fragment.offset > 0:
@@ -214,6 +216,6 @@ def _with_l4(packet: Packet, *, quoted: bool) -> Packet:
         return packet
     offset = (frame[at + 12] >> 4) * 4
     packet = replace(packet, flags=frame[at + 13])
-    if offset < 20 or offset > room:
+    if offset < 20 or (offset > room and packet.fragment is None):
         return replace(packet, defect=Defect.TCP_OFFSET)
     return packet
