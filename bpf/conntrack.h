@@ -233,7 +233,7 @@ static __noinline int restore_forward(enum zone zone, const struct flow_tuple *r
  * (RFC 5961 asks for exactly there; windows make it a range). An attacker who guesses has
  * won ten seconds at most: the mark goes when the same side sends on (D70, D71).
  */
-#define RST_WINDOW (1 << 20)
+#define RST_WINDOW 65536
 
 static __always_inline int rst_is_believable(const struct packet *p, __u32 expected, int known)
 {

@@ -33,6 +33,7 @@ enum fragment_kind {
 	NOT_FRAGMENTED,
 	FIRST_FRAGMENT,
 	LATER_FRAGMENT, /* has no ports of its own */
+	OVERLAPPING_FRAGMENT, /* would replace a TCP header that was already judged (D27) */
 };
 
 struct packet {
@@ -61,6 +62,13 @@ enum parsed {
 	PARSED_TOO_MANY_HEADERS,
 };
 
+static __always_inline enum fragment_kind later_fragment(__u8 protocol, __u32 offset)
+{
+	if (protocol == IPPROTO_TCP && offset < sizeof(struct tcphdr))
+		return OVERLAPPING_FRAGMENT;
+	return LATER_FRAGMENT;
+}
+
 static __always_inline enum parsed parse_ipv4(struct __sk_buff *ctx, struct packet *p, __u32 l2)
 {
 	struct iphdr *ip = header_at(ctx, l2, sizeof(*ip));
@@ -85,7 +93,7 @@ static __always_inline enum parsed parse_ipv4(struct __sk_buff *ctx, struct pack
 	p->l4 = l2 + header_length;
 	fragment = bpf_ntohs(ip->frag_off);
 	if (fragment & IPV4_FRAGMENT_OFFSET)
-		p->fragment = LATER_FRAGMENT;
+		p->fragment = later_fragment(ip->protocol, (fragment & IPV4_FRAGMENT_OFFSET) * 8);
 	else if (fragment & IPV4_MORE_FRAGMENTS)
 		p->fragment = FIRST_FRAGMENT;
 	p->fragment_id = ip->id;
@@ -117,7 +125,8 @@ static __always_inline enum parsed skip_extensions(struct __sk_buff *ctx, struct
 
 			p->fragment_id = extension.id;
 			if (offset & IPV6_FRAGMENT_OFFSET)
-				p->fragment = LATER_FRAGMENT;
+				p->fragment = later_fragment(extension.next,
+							     offset & IPV6_FRAGMENT_OFFSET);
 			else if (offset & IPV6_MORE_FRAGMENTS)
 				p->fragment = FIRST_FRAGMENT; /* neither: atomic, RFC 6946 */
 			p->l4 += 8;
@@ -127,7 +136,7 @@ static __always_inline enum parsed skip_extensions(struct __sk_buff *ctx, struct
 			p->l4 += (extension.length + 1) * 8;
 		}
 		next = extension.next;
-		if (p->fragment == LATER_FRAGMENT) {
+		if (p->fragment >= LATER_FRAGMENT) {
 			p->tuple.protocol = next;
 			return PARSED;
 		}
@@ -221,9 +230,9 @@ static __always_inline enum parsed parse_udp(struct __sk_buff *ctx, struct packe
 	if (l4_length(p) < sizeof(udp) || load_bytes(ctx, p->l4, &udp, sizeof(udp)))
 		return PARSED_MALFORMED;
 	length = bpf_ntohs(udp.len);
-	/* zero: a jumbogram; GSO and fragments say more than this packet holds, or less */
-	if (p->fragment == NOT_FRAGMENTED && ctx->gso_segs <= 1 &&
-	    (length ? length < sizeof(udp) || length > l4_length(p) : p->family == 4))
+	/* GSO and fragments say more than this packet holds; in a jumbogram it is zero */
+	if (p->fragment == NOT_FRAGMENTED && ctx->gso_segs <= 1 && p->length <= 65535 &&
+	    (length < sizeof(udp) || length > l4_length(p)))
 		return PARSED_MALFORMED;
 	p->tuple.source_port = udp.source;
 	p->tuple.destination_port = udp.dest;

@@ -152,8 +152,8 @@ static __noinline int search_port(enum zone zone, struct draft *draft)
 }
 
 /*
- * Reserve a reply tuple for the connection in `draft` and return its source port in
- * network order; 0: none was free.
+ * Reserve a reply tuple for the connection in `draft`, whose source port it then has; -1:
+ * none was free.
  */
 static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
 				 struct draft *draft)
@@ -163,18 +163,19 @@ static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, 
 	if (!(draft->nat.flags & CONNTRACK_SOURCE_NAT) || is_snat_port(bpf_ntohs(wanted))) {
 		draft->reply.destination_port = wanted;
 		if (try_port(ctx, p, zone, draft))
-			return wanted;
+			return 0;
 	}
-	count_reason(REASON_SNAT_MOVED);
 	draft->reply.destination_port = bpf_htons(port_in_range(hash_of(&p->tuple)));
 	if (try_port(ctx, p, zone, draft))
-		return draft->reply.destination_port;
+		goto moved;
 	search_port(zone, draft);
 	if (try_port(ctx, p, zone, draft))
-		return draft->reply.destination_port;
+		goto moved;
 	search_port(zone, draft); /* a socket of the node had it, or another CPU was faster */
-	if (try_port(ctx, p, zone, draft))
-		return draft->reply.destination_port;
+	if (!try_port(ctx, p, zone, draft))
+		return -1;
+moved:
+	count_reason(REASON_SNAT_MOVED);
 	return 0;
 }
 

@@ -164,11 +164,11 @@ static __always_inline int from_client(struct __sk_buff *ctx, const struct packe
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
-	if (p->fragment == LATER_FRAGMENT)
-		return dropped(REASON_FRAGMENT_UNKNOWN);
 	p = set_aside(p);
 	if (!p)
 		return dropped(REASON_FLOW_NOT_STORED);
+	if (p->fragment == LATER_FRAGMENT)
+		return has_frontend(p) ? dropped(REASON_FRAGMENT_UNKNOWN) : TC_ACT_UNSPEC;
 	switch (open_connection(ctx, p, zone, &to, &route)) {
 	case VERDICT_TRANSLATE:
 		return translate(ctx, p, l2, &to, NULL);
@@ -183,6 +183,9 @@ static __always_inline int from_client(struct __sk_buff *ctx, const struct packe
 	case VERDICT_EXPIRED:
 		return expired(ctx, p);
 	default:
+		/* the later ones must pass as well (R40) */
+		if (p->fragment && p->address_flags & ADDRESS_EXTERNAL)
+			remember_fragment(p);
 		return TC_ACT_UNSPEC;
 	}
 }
@@ -313,6 +316,8 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_TOO_MANY_HEADERS)
 		return dropped(REASON_EXTENSION_HEADERS);
+	if (p.fragment == OVERLAPPING_FRAGMENT)
+		return dropped(REASON_FRAGMENT_TINY);
 	if (p.fragment == LATER_FRAGMENT) {
 		if (!recall_fragment(&p))
 			return is_node_address(flags) ? TC_ACT_UNSPEC
@@ -341,7 +346,7 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	struct packet p = {};
 	enum parsed parsed;
 
-	if (parse_l3(ctx, &p, l2) != PARSED)
+	if (parse_l3(ctx, &p, l2) != PARSED || p.fragment == OVERLAPPING_FRAGMENT)
 		return TC_ACT_UNSPEC;
 	if (p.fragment == LATER_FRAGMENT)
 		return recall_fragment(&p) ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;

@@ -135,6 +135,13 @@ static __always_inline int find_frontend_of(const struct packet *p, struct front
 	return 1;
 }
 
+static __noinline int has_frontend(const struct packet *p)
+{
+	struct frontend ignored;
+
+	return find_frontend_of(p, &ignored);
+}
+
 /* One consistent look at the tables; VERDICT_AGAIN: the agent rewrites them right now. */
 static __noinline enum verdict try_to_choose(const struct packet *p, enum zone zone,
 					     struct choice *choice, __u32 *service_id)
@@ -270,11 +277,11 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 		ct->client_seen = SEEN_SYN;
 	reply_of(ct, p->tuple.protocol, &draft->reply);
 	fill_nat(&draft->nat, &p->tuple, ct);
-	ct->source_port = claim_port(ctx, p, zone, draft);
-	if (!ct->source_port) {
+	if (claim_port(ctx, p, zone, draft)) {
 		count_reason(REASON_SNAT_EXHAUSTED);
 		return VERDICT_REFUSE;
 	}
+	ct->source_port = draft->reply.destination_port;
 	if (ct->source_port != p->tuple.source_port)
 		ct->flags |= CONNTRACK_SOURCE_NAT;
 	if (bpf_map_update_elem(conntrack_map(zone, 0), &p->tuple, ct, BPF_NOEXIST)) {
