@@ -44,7 +44,13 @@ from vipbee.observe.metrics import AgentMetrics
 from vipbee.packet_layer import DeviceLists, start_packet_layer
 from vipbee.reconcile import Applied, NodeSettings, Reconciler
 from vipbee.sources import events
-from vipbee.sources.kubernetes import Access, KubernetesSource, in_cluster, load_access
+from vipbee.sources.kubernetes import (
+    Access,
+    KubernetesSource,
+    MassDeleteGuard,
+    in_cluster,
+    load_access,
+)
 from vipbee.sources.statefile import StateFileSource
 from vipbee.sweep import Sweep
 
@@ -309,7 +315,10 @@ def _source(config: AgentConfig, agent: Agent) -> StateFileSource | KubernetesSo
     if config.state_file is not None:
         return StateFileSource(config.state_file)
     return KubernetesSource(
-        partial(_api_access, config), node_name(config), programmed=agent.adopted_services
+        partial(_api_access, config),
+        node_name(config),
+        guard=MassDeleteGuard(**config.mass_delete_guard),
+        programmed=agent.adopted_services,
     )
 
 

@@ -16,6 +16,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     packet-lb: false                      map-sizes: {backends: 65536}
     audit-interval: 60s
     log-format: text                      log-level: info
+    mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
 
 Reads the one file it is given and nothing else: what this machine is like (host
 name, memory, cgroup root) is found out by the agent.
@@ -73,6 +74,7 @@ class AgentConfig:
     packet_lb: bool = False
     bind_protection: bool = False  # off as in kube-proxy (R93)
     audit_interval_s: float = 60.0
+    mass_delete_guard: Mapping[str, float] = field(default_factory=dict)  # (F17)
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
@@ -112,6 +114,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "packet-lb": ("packet_lb", values.boolean),
     "bind-protection": ("bind_protection", values.boolean),
     "audit-interval": ("audit_interval_s", values.seconds),
+    "mass-delete-guard": ("mass_delete_guard", values.mass_delete_guard),
     "map-sizes": ("map_size_overrides", values.map_sizes),
     "log-format": ("log_format", values.log_format),
     "log-level": ("log_level", values.log_level),

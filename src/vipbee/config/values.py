@@ -198,6 +198,33 @@ def log_level(option: str, value: Any) -> LogLevel:
     raise UsageError(f"{option} wants debug, info, warning or error, not {value!r}")
 
 
+def mass_delete_guard(option: str, value: Any) -> Mapping[str, float]:
+    """Fields of sources' MassDeleteGuard: `false`, or any of share, minimum and hold."""
+    if value is False:
+        return {"hold_s": 0.0}
+    if value is True:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"{option} wants false, or like {{share: 0.5, minimum: 20, hold: 5m}}, not {value!r}"
+        )
+    result: dict[str, float] = {}
+    for name, given in value.items():
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        if name == "hold":
+            result["hold_s"] = seconds(f"{option}: hold", given)
+        elif name == "share" and is_number and 0 < given <= 1:
+            result["share"] = float(given)
+        elif name == "minimum" and type(given) is int and given >= 0:
+            result["minimum"] = given
+        else:
+            raise UsageError(
+                f"{option} wants share (0 to 1), minimum (objects) and hold (like 5m),"
+                f" not {name}: {given!r}"
+            )
+    return result
+
+
 def map_sizes(option: str, value: Any) -> Mapping[str, int]:
     """Overrides for MapSizes, by name of the map."""
     if not isinstance(value, Mapping):

@@ -98,6 +98,12 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
         ("metrics_bind_address", "[::1]:9", "metrics_bind", BindAddress("::1", 9)),
         ("metrics_bind_address", "[::]", "metrics_bind", BindAddress("::", 10249)),
         ("metrics_bind_address", "0:0::1", "metrics_bind", BindAddress("::1", 10249)),
+        (
+            "master",
+            "https://10.0.0.1:6443/, http://[fd00::1]:80/path",
+            "api_servers",
+            ("https://10.0.0.1:6443", "http://[fd00::1]:80/path"),
+        ),
         ("socket_lb", False, "socket_lb", False),
         ("bind_protection", True, "bind_protection", True),
         ("audit_interval", "5m", "audit_interval_s", 300.0),
@@ -131,6 +137,8 @@ def test_a_flag_is_read(flag: str, value: Any, field: str, expected: object) -> 
         ("healthz_bind_address", "[1.2.3.4]:80", "--healthz-bind-address wants IP:port"),
         ("healthz_bind_address", "[::1", "--healthz-bind-address wants IP:port"),
         ("healthz_bind_address", "[::1]80", "--healthz-bind-address wants IP:port"),
+        ("master", "10.0.0.1:6443", "--master wants addresses like https"),
+        ("master", "https://user@host", "--master wants addresses like https"),
         ("socket_lb", "yes", "--socket-lb wants true or false"),
         ("audit_interval", "0", "--audit-interval wants a duration"),
         ("audit_interval", "1d", "--audit-interval wants a duration"),
@@ -191,6 +199,23 @@ def test_a_file_in_kebab_or_camel_case_is_read(config_file: Any) -> None:
     assert config.map_sizes(0) == MapSizes(backends=1024, udp_flows=2048)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("false", {"hold_s": 0}),
+        ("true", {}),
+        ("{share: 0.9, minimum: 5, hold: 10m}", {"share": 0.9, "minimum": 5, "hold_s": 600}),
+    ],
+)
+def test_mass_delete_guard_is_set_in_the_file(
+    config_file: Any, text: str, expected: dict[str, float]
+) -> None:
+    """F17: configurable, and switchable."""
+    config, _ = load_config(config_file(f"mass-delete-guard: {text}\n"), STATE)
+
+    assert config.mass_delete_guard == expected
+
+
 def test_flags_override_the_file(config_file: Any) -> None:
     path = config_file("state-file: /file\nlog-level: debug\nsocket-lb: true\n")
 
@@ -226,6 +251,10 @@ def test_a_flag_for_another_source_wins_with_a_warning(config_file: Any) -> None
         ("map-sizes: {backends: 0}\n", "map-sizes: backends wants 16 to"),
         ("map-sizes: {backends: true}\n", "map-sizes: backends wants 16 to"),
         ("audit-interval: true\n", "audit-interval wants a duration"),
+        ("mass-delete-guard: 5m\n", "mass-delete-guard wants false, or like"),
+        ("mass-delete-guard: {share: 2}\n", "mass-delete-guard wants share"),
+        ("mass-delete-guard: {minimum: true}\n", "mass-delete-guard wants share"),
+        ("mass-delete-guard: {hold: 0}\n", "mass-delete-guard: hold wants a duration"),
         ("stateFile: /a\nstate-file: /b\n", "say the same: give one"),
     ],
 )

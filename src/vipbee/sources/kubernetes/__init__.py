@@ -12,6 +12,7 @@ resourceVersions are opaque: they are passed on, never compared or counted (F16)
 
 from vipbee.sources.kubernetes.access import Access, in_cluster
 from vipbee.sources.kubernetes.kubeconfig import load_access
+from vipbee.sources.kubernetes.mirror import MassDeleteGuard
 from vipbee.sources.kubernetes.source import KubernetesSource
 
-__all__ = ["Access", "KubernetesSource", "in_cluster", "load_access"]
+__all__ = ["Access", "KubernetesSource", "MassDeleteGuard", "in_cluster", "load_access"]

@@ -25,7 +25,7 @@ class MassDeleteGuard:
     """`share` of more than `minimum` objects lost in one list: keep them for `hold_s`; 0: off."""
 
     share: float = 0.5
-    minimum: int = 20
+    minimum: float = 20
     hold_s: float = 300.0
 
     def trips(self, known: int, lost: int) -> bool:
