@@ -149,6 +149,19 @@ def test_deleted_pin_is_repaired(fresh: Hooked, kind: str, name: str) -> None:
     assert dial(fresh) == 0
 
 
+@pytest.mark.parametrize("name", ["frontends", "address_filter", "backends", "tcp_flows"])
+def test_map_whose_pin_was_deleted_comes_back_with_its_content(fresh: Hooked, name: str) -> None:
+    """F57: from the programs that still use it, so no hook ever meets an empty table."""
+    before = all_ids(fresh.directory)["maps"]
+    fresh.directory.remove("maps", name)
+
+    loaded = fresh.load()
+
+    assert all_ids(fresh.directory)["maps"] == before
+    assert loaded.replaced == ()
+    assert dial(fresh) == 0
+
+
 def test_any_deleted_map_is_repaired(fresh: Hooked) -> None:
     """F57: six at a time; then a start, a programming and an audit, as agents do."""
     names = fresh.directory.names("maps")

@@ -90,6 +90,8 @@ def load(request: LoadRequest) -> Loaded:
 
 def _load(request: LoadRequest) -> Loaded:
     existing = pins.open_for_reading(request.bpf_root)
+    if existing is not None:
+        existing.complete()
     with contextlib.ExitStack() as stack:
         object_file = stack.enter_context(ObjectFile.open())
         kept_sizes = _prepare(object_file, request, existing)
@@ -130,9 +132,9 @@ def _prepare(
     for name in object_file.map_names:
         if name == RODATA and not _has_constants(existing, object_file.rodata_bytes()):
             continue  # other constants: a new map, and all programs are replaced
-        with _closing(existing.get("maps", name)) as fd:
+        with _closing(existing.get("maps", name) or _recover(existing, name)) as fd:
             if fd is None:
-                continue  # somebody removed the pin: a new one is made
+                continue  # a new one is made
             info = syscall.map_info(fd)
             if (info.type, info.key_size, info.value_size) != object_file.map_shape(name):
                 raise EnvironmentUnusable(
@@ -145,6 +147,26 @@ def _prepare(
             if configured != info.max_entries:
                 kept[name] = (info.max_entries, configured)
     return kept
+
+
+def _recover(existing: PinDirectory, name: str) -> int | None:
+    """The map whose pin somebody removed, from a pinned program that still uses it.
+
+    So the hooks never meet an empty table in its place. Looking up by id takes
+    CAP_SYS_ADMIN: without it, or if nothing uses the map, None.
+    """
+    for program in existing.names("programs"):
+        with _closing(existing.get("programs", program)) as program_fd:
+            ids = syscall.program_info(program_fd).map_ids if program_fd is not None else ()
+        for map_id in ids:
+            try:
+                fd = syscall.map_by_id(map_id)
+            except OSError:
+                return None
+            if syscall.map_info(fd).name == name[:15]:
+                return fd
+            os.close(fd)
+    return None
 
 
 def _bring_up_to_date(

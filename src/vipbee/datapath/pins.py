@@ -64,6 +64,11 @@ class PinDirectory:
         entries = sorted(p.name for p in place.iterdir())
         return [n for n in entries if not n.startswith(_UNFINISHED)]
 
+    def complete(self) -> None:
+        """Make the directories a cleanup that was killed had already removed."""
+        for kind in KINDS:
+            (self.path / kind).mkdir(mode=0o700, exist_ok=True)
+
     def remove(self, kind: str, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._pin(kind, name).unlink()

@@ -23,7 +23,7 @@ _LIBC.syscall.restype = c.c_long
 
 # enum bpf_cmd
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_RUN, _INFO, _PROG_QUERY = 6, 7, 10, 15, 16
+_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_BY_ID, _INFO, _PROG_QUERY = 6, 7, 10, 14, 15, 16
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _LINK_CREATE, _LINK_UPDATE, _ITER_CREATE, _LINK_DETACH = 28, 29, 33, 34
 
@@ -190,6 +190,7 @@ class MapInfo:
     value_size: int
     max_entries: int
     flags: int
+    name: str  # cut to 15 characters by the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,13 @@ def _info(fd: int, buffer: bytearray) -> None:
 def map_info(fd: int) -> MapInfo:
     buffer = bytearray(88)
     _info(fd, buffer)
-    return MapInfo(*struct.unpack_from("=IIIIII", buffer))
+    name = bytes(buffer[24:40]).split(b"\0")[0].decode()
+    return MapInfo(*struct.unpack_from("=IIIIII", buffer), name)
+
+
+def map_by_id(map_id: int) -> int:
+    """A new fd for a map that something in the kernel holds; needs CAP_SYS_ADMIN."""
+    return _bpf(_MAP_BY_ID, _block("=I", map_id))
 
 
 def program_info(fd: int) -> ProgramInfo:
