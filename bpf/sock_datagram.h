@@ -95,6 +95,10 @@ static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
 		forget_reverse(bpf_get_socket_cookie(ctx), &dialled->address, dialled->port);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
+	/* the connection itself stays where it is, so its flow must go on saying so (R111) */
+	if (flow && flow->flags & FLOW_CONNECTED && flow->service_id &&
+	    (flow->backend_id != choice->backend_id || flow->generation != choice->generation))
+		return choose_further(ctx, dialled, flow, choice);
 	/* of VIPs that share a backend, answers show the one asked last (R124) */
 	if (flow && flow->flags & FLOW_SHARED)
 		forget_reverse(bpf_get_socket_cookie(ctx), &choice->address, choice->port);

@@ -60,6 +60,7 @@ def connected(
     hooked: Hooked, stack: Stack, number: int = 53, *, new_netns: bool = False
 ) -> Iterator[Answerer]:
     """One socket connected to a VIP: "ask" → backend name, or the errno; "connect" again;
+    "sendto" the VIP by its name, although connected;
     "error" → SO_ERROR, as a blocked recv() would have reported it."""
 
     def client() -> Answerer:
@@ -76,6 +77,8 @@ def connected(
             if action == "connect":
                 sock.connect(stack.at(stack.vip(number), 53))
                 return peer(sock.getpeername())
+            if action == "sendto":
+                return sock.sendto(b"?", stack.at(stack.vip(number), 53))
             if action == "error":
                 return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             try:
@@ -276,6 +279,20 @@ def test_without_the_right_to_enter_namespaces_only_the_own_one_is_served(
         release(hooked)
 
     assert (released, told, left) == (1, errno.ECONNABORTED, 1)
+
+
+def test_sendto_on_a_connected_socket_does_not_hide_that_its_backend_went(
+    hooked: Hooked, stack: Stack
+) -> None:
+    """R111, D164: the datagram is balanced anew, the connection still has to be released."""
+    hooked.program_only(dns(stack, stack.backends[:1]))
+
+    with connected(hooked, stack) as act:
+        hooked.program([dns(stack, stack.backends[1:2])])
+        act("sendto")
+        released = release(hooked)
+
+    assert released == 1
 
 
 def test_released_socket_is_not_found_again(hooked: Hooked, stack: Stack) -> None:

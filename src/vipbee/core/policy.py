@@ -68,8 +68,9 @@ SUSPECT_V6 = _leading_bytes(6)
 """An IPv6 address whose first byte is not in here is in no denied network."""
 
 # What listens on every node and must stay reachable whatever a Service says:
-# 10250 kubelet, 10256 and 10249 the proxy's own health and metrics.
-_NODE_DAEMON_PORTS = frozenset((10249, 10250, 10256))
+# 6443 the API server, 2379 and 2380 etcd, 10250 kubelet, 10256 and 10249 the proxy's own
+# health and metrics.
+_NODE_DAEMON_PORTS = frozenset((2379, 2380, 6443, 10249, 10250, 10256))
 
 
 def _denied(address: bytes) -> str | None:

@@ -10,12 +10,14 @@ import struct
 from collections.abc import AsyncIterator
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from vipbee.address import parse_address
 
 _SO_NETNS_COOKIE = 71
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _SCOPE_UNIVERSE = 0
+_ELSEWHERE = ("198.51.100.1", "2001:db8::1")  # documentation: routed like the rest
 _IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # dad failed, deprecated, tentative
 
 
@@ -38,11 +40,7 @@ async def local_addresses() -> tuple[bytes, ...]:
     """
     found = []
     async with AsyncIPRoute() as route:
-        uplinks = {
-            message.get_attr("RTA_OIF")
-            async for message in await route.route("dump")
-            if message["dst_len"] == 0
-        }
+        uplinks = {await _way_out(route, destination) for destination in _ELSEWHERE}
         async for message in await route.addr("dump"):
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             is_global = message["scope"] == _SCOPE_UNIVERSE
@@ -51,6 +49,16 @@ async def local_addresses() -> tuple[bytes, ...]:
             index = message["index"]
             found.append((index not in uplinks, index, parse_address(text)))
     return tuple(dict.fromkeys(address for _, _, address in sorted(found, key=lambda f: f[:2])))
+
+
+async def _way_out(route: AsyncIPRoute, destination: str) -> int | None:
+    """The interface towards a far address; asks for one route, as a node may have a million."""
+    try:
+        (message,) = await route.route("get", dst=destination)
+    except NetlinkError:  # no route
+        return None
+    index: int | None = message.get_attr("RTA_OIF")
+    return index
 
 
 async def address_changes() -> AsyncIterator[None]:
