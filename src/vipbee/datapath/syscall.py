@@ -217,8 +217,8 @@ def _info(fd: int, buffer: bytearray) -> None:
 def map_info(fd: int) -> MapInfo:
     buffer = bytearray(88)
     _info(fd, buffer)
-    *numbers, name = struct.unpack_from("=IIIIII16s", buffer)
-    return MapInfo(*numbers, name=name.rstrip(b"\0").decode())
+    kind, number, key, value, entries, flags, name = struct.unpack_from("=IIIIII16s", buffer)
+    return MapInfo(kind, number, key, value, entries, flags, name.rstrip(b"\0").decode())
 
 
 def map_by_id(map_id: int) -> int:
