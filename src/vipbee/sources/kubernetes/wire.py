@@ -18,6 +18,7 @@ from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service
 from vipbee.sources.events import ObjectName
 from vipbee.sources.kubernetes.api_errors import Malformed, Refused, refused
 from vipbee.sources.kubernetes.resources import Resource
+from vipbee.sources.sharing import share
 
 MAX_LINE_BYTES = 64 << 20
 """etcd takes objects of 1.5 MB; a line beyond this has no end."""
@@ -132,6 +133,8 @@ def decode_page(resource: Resource, body: bytes) -> Page:
                 listed.metadata.continue_ or None,
                 {name_of(kind, item): item for item in listed.items or ()},
             )
+            for item in page.objects.values():
+                share(item)
     if not page.resource_version:
         raise Malformed(f"the list of {resource.plural} has no resourceVersion")
     return page
@@ -208,6 +211,7 @@ def _decode_object(
         name = ObjectName(resource.kind, meta.namespace, meta.name)
         message = f"{_sentence(error)}; its last good state stays in force"
         return name, None, Problem(f"{name.kind} {name.namespace}/{name.name}", message, True)
+    share(item)
     return name_of(resource.kind, item), item, None
 
 
