@@ -20,15 +20,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 
-import numpy as np
 import structlog
 
-from vipbee import __version__
-from vipbee.abi import MapName, ReportSeverity
+from vipbee.abi import MapName
 from vipbee.collection import collect_rarely, settle
 from vipbee.config import IN_CLUSTER, AgentConfig
 from vipbee.core.lifetimes import Lifetimes
-from vipbee.core.plan import Op
 from vipbee.datapath import capabilities, hooks, netns, pins
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.features import SIZED_MAPS, probe_features
@@ -38,6 +35,7 @@ from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.release import release_stale_sockets
 from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
 from vipbee.model import Problem, ServiceName
+from vipbee.noticeboard import Noticeboard
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
 from vipbee.observe.metrics import AgentMetrics
@@ -86,13 +84,9 @@ class Agent:
         )
         lists = DeviceLists(config.devices, config.pod_devices)
         self.packet_layer = start_packet_layer(request, loaded, tables, lists)
-        self._problems: list[Problem] | None = None
-        self._card = np.zeros(1, dtype=self._layouts["agent_info"])
-        self._card["node_name"] = node_name(config).encode()
-        self._card["version"] = __version__.encode()
-        self._card["source"] = config.source.encode(errors="backslashreplace")
-        self._card["started_unix_ns"] = time.time_ns()
-        self._card["pid"] = os.getpid()
+        self._board = Noticeboard(
+            tables, self._layouts, node_name=node_name(config), source=config.source
+        )
         self.health = health
         self.metrics = AgentMetrics(tables, self.health)
 
@@ -104,7 +98,7 @@ class Agent:
             self._tables.renew_address_filter()
             self._reconciler.adopt()
         self._reconciler.set_local_addresses(await netns.local_addresses())
-        self._write_card()
+        self._board.write_card()
         await asyncio.to_thread(self.packet_layer.bring)
 
     @property
@@ -182,7 +176,7 @@ class Agent:
 
     async def follow_devices(self) -> None:
         """Keep the packet programs on the right devices."""
-        await self.packet_layer.follow_devices(self._write_problems)
+        await self.packet_layer.follow_devices(self._tell_problems)
 
     async def sweep_regularly(self) -> None:
         """Forget connections that are over, once it is known which Services there are."""
@@ -225,16 +219,13 @@ class Agent:
         # with every audit too: an agent that was killed may not have come this far
         if applied.backends_withdrawn or what == "audit":
             self._release_sockets()
-        self._write_problems()
+        self._tell_problems()
         if what == "audit":
-            self._card["audits"] += 1
-            self._card["repairs"] += applied.entries
+            self._board.count_audit(repairs=applied.entries)
             self.metrics.repairs += applied.entries
         if applied.entries or applied.services or what == "audit":
             self.metrics.observe_sync(took_s, full=what == "first programming")
-            if self._reconciler.is_in_force:
-                self._card["synced_unix_ns"] = time.time_ns()
-            self._write_card()
+            self._board.write_card(is_synced=self._reconciler.is_in_force)
         if applied.entries:
             log.info(
                 what,
@@ -242,6 +233,13 @@ class Agent:
                 entries=applied.entries,
                 took_ms=round(took_s * 1e3, 2),
             )
+
+    def _tell_problems(self) -> None:
+        """Log problems that are new and put all where `vipbee status` finds them."""
+        problems = [*self.packet_layer.problems(), *self._reconciler.problems()]
+        for problem in self._board.write_problems(problems):
+            log.warning("problem", object=problem.object, reason=problem.message)
+        self.metrics.problems = len(problems)
 
     def _release_sockets(self) -> None:
         try:
@@ -251,31 +249,6 @@ class Agent:
             return
         if released:
             log.info("released UDP sockets of backends that are gone", sockets=released)
-
-    def _write_card(self) -> None:
-        self._tables.apply(Op(MapName.AGENT, np.zeros(1, dtype=np.uint32), self._card))
-
-    def _write_problems(self) -> None:
-        """Put the current problems where `vipbee status` finds them, and log new ones."""
-        problems = [*self.packet_layer.problems(), *self._reconciler.problems()]
-        if problems == self._problems:
-            return
-        for problem in set(problems) - set(self._problems or ()):
-            log.warning("problem", object=problem.object, reason=problem.message)
-        room = self._tables.max_entries(MapName.REPORTS)
-        shown = problems[:room]
-        values = np.zeros(len(shown), dtype=self._layouts["report"])
-        for value, problem in zip(values, shown, strict=True):
-            # a file's name may be any bytes
-            value["object"] = problem.object.encode(errors="backslashreplace")[:191]
-            value["message"] = problem.message.encode(errors="backslashreplace")[:315]
-            value["severity"] = ReportSeverity.ERROR if problem.is_error else ReportSeverity.WARNING
-        keys = np.arange(len(shown), dtype=np.uint32)
-        self._tables.apply(Op(MapName.REPORTS, keys, values))
-        beyond, _ = self._tables.read_hash(MapName.REPORTS)
-        self._tables.apply(Op(MapName.REPORTS, beyond[beyond >= len(shown)], None))
-        self._problems = problems
-        self.metrics.problems = len(problems)
 
 
 async def run(config: AgentConfig) -> None:

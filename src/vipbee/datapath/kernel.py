@@ -133,12 +133,8 @@ class KernelTables:
     def max_entries(self, name: MapName) -> int:
         return self._infos[name].max_entries
 
-    def map_id(self, name: MapName) -> int:
-        """The kernel's id of the open map: compare with a pin to notice that it was replaced."""
-        return self._infos[name].id
-
     def map_ids(self) -> dict[str, int]:
-        """The same of every open map, by name."""
+        """The kernel's ids of the open maps: to notice that a pin is another map by now."""
         return {str(name): info.id for name, info in self._infos.items()}
 
     # ---- writing ---------------------------------------------------------------------

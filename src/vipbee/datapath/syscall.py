@@ -49,8 +49,6 @@ LINK_TYPE_TCX: Final = 11
 _F_REPLACE: Final = 4
 _F_BEFORE: Final = 8
 _F_AFTER: Final = 16
-NOEXIST: Final = 1
-EXIST: Final = 2
 
 Buffer = np.ndarray | bytearray
 
