@@ -237,9 +237,14 @@ class Agent:
     def _tell_problems(self) -> None:
         """Log problems that are new and put all where `vipbee status` finds them."""
         problems = [*self.packet_layer.problems(), *self._reconciler.problems()]
-        for problem in self._board.write_problems(problems):
-            log.warning("problem", object=problem.object, reason=problem.message)
         self.metrics.problems = len(problems)
+        try:
+            fresh = self._board.write_problems(problems)
+        except (KernelError, CapacityError) as error:
+            log.warning("vipbee status does not show all problems", reason=str(error))
+            return
+        for problem in fresh:
+            log.warning("problem", object=problem.object, reason=problem.message)
 
     def _release_sockets(self) -> None:
         try:
