@@ -33,7 +33,7 @@ from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.release import release_stale_sockets
-from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
+from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError, SourceError, UsageError
 from vipbee.model import Problem, ServiceName
 from vipbee.noticeboard import Noticeboard
 from vipbee.observe.health import Health
@@ -259,7 +259,10 @@ class Agent:
 async def run(config: AgentConfig) -> None:
     """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
     if config.state_file is None:
-        _api_access(config)  # what is wrong with it is said before anything is attached
+        try:  # what is wrong with it is said before anything is attached
+            _api_access(config)
+        except SourceError as error:
+            raise UsageError(str(error)) from None
     collect_rarely()
     capabilities.require()
     pins.prepare_root(config.bpf_root)

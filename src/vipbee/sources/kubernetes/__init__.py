@@ -4,6 +4,7 @@
     kubeconfig, access ─► credentials, tls ─► client      how to reach it, as whom
     wire ─► listing ─► watching                           one kind, for ever
     mirror                                                one kind, as SourceEvents
+    replicas                                              where else the server answers
     source                                                all kinds together
 
 Must not write to the API server, look into Secrets or decide what a change means.

@@ -11,10 +11,11 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -46,6 +47,7 @@ class ApiClient:
         self._load = load
         self._timing = timing
         self._session: aiohttp.ClientSession | None = None
+        self._replicas: tuple[str, ...] = ()
         self._use(load())
 
     async def __aenter__(self) -> ApiClient:
@@ -80,7 +82,16 @@ class ApiClient:
     @property
     def server(self) -> str:
         """The address in use."""
-        return self._access.servers[self._at % len(self._access.servers)]
+        return self._servers[self._at % len(self._servers)]
+
+    def set_replicas(self, urls: Sequence[str]) -> None:
+        """Further addresses, for when the configured ones fail; ignored if unverifiable."""
+        self._replicas = tuple(urls)
+        access, server = self._access, self.server
+        is_verified = access.servers[0].startswith("https://") and not access.trust.is_insecure
+        further = urls if is_verified and access.proxy is None else ()
+        self._servers = tuple(dict.fromkeys((*access.servers, *further)))
+        self._at = self._servers.index(server) if server in self._servers else 0
 
     async def get(self, path: str, query: Mapping[str, str]) -> bytes:
         """The whole body of a 200; raise RequestError."""
@@ -127,7 +138,7 @@ class ApiClient:
                 options["headers"]["Authorization"] = authorization
             if server.startswith("https://"):
                 options["ssl"] = self._tls.current(await self._credentials.certificate())
-                options["server_hostname"] = self._access.trust.server_name
+                options["server_hostname"] = self._name_of(server)
         except SourceError as error:
             raise RequestError(str(error)) from None
         return await self._session.get(
@@ -155,6 +166,13 @@ class ApiClient:
             retry_after_s=float(after) if after.isascii() and after.isdigit() else None,
         )
 
+    def _name_of(self, server: str) -> str | None:
+        """What the certificate must be for, if not for the host in the URL."""
+        configured = self._access.servers
+        if self._access.trust.server_name or server in configured:
+            return self._access.trust.server_name
+        return urlsplit(configured[0]).hostname
+
     def _leave(self, server: str) -> None:
         """Go on with the next address, unless somebody else did already."""
         if server == self.server:
@@ -172,7 +190,9 @@ class ApiClient:
 
     def _use(self, access: Access) -> None:
         self._access = access
+        self._servers = access.servers
         self._at = 0
+        self.set_replicas(self._replicas)
         self._credentials = Credentials(access)
         self._tls = TlsContexts(access)
 

@@ -19,6 +19,7 @@ from vipbee.sources.kubernetes.api_errors import Refused, RequestError
 from vipbee.sources.kubernetes.client import ApiClient
 from vipbee.sources.kubernetes.listing import Listing
 from vipbee.sources.kubernetes.mirror import MassDeleteGuard, Mirror
+from vipbee.sources.kubernetes.replicas import Replicas
 from vipbee.sources.kubernetes.resources import ENDPOINT_SLICES, SERVICES, Resource, own_node
 from vipbee.sources.kubernetes.timing import Timing
 from vipbee.sources.kubernetes.watching import Step, Trouble, follow
@@ -54,6 +55,7 @@ class KubernetesSource:
             _Kind(ENDPOINT_SLICES, Mirror(ENDPOINT_SLICES, guard)),
             _Kind(node := own_node(node_name), Mirror(node, guard)),
         ]
+        self._replicas = Replicas()
         self._inbox: list[SourceEvent] = []
         self._wake = asyncio.Event()
         self._is_synced = False
@@ -86,6 +88,8 @@ class KubernetesSource:
 
     async def _follow(self, kind: _Kind) -> None:
         async for step in follow(self._client, kind.resource, self._timing):
+            if kind.resource is ENDPOINT_SLICES and self._replicas.take(step):
+                self._client.set_replicas(self._replicas.urls)
             self._deliver(kind.take(step))
             if kind.mirror.is_holding and kind.timer is None:
                 kind.timer = asyncio.get_running_loop().call_later(

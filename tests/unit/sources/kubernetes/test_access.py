@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.apiserver import ApiServer
 from tests.support.certificates import Authority
-from tests.support.following import following, run, service
+from tests.support.following import endpoint_slice, following, run, service
 from vipbee.errors import SourceError
 from vipbee.sources.kubernetes import Access, credentials, in_cluster, load_access
 
@@ -344,6 +344,37 @@ def test_addresses_are_tried_in_turn(tmp_path: Path) -> None:
                 await view.until(lambda: not view.failures)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("name", ["DNS:localhost", "IP:127.0.0.1"])
+def test_replicas_are_learned_and_must_prove_to_be_the_configured_server(
+    tmp_path: Path, name: str
+) -> None:
+    """F3: the kubeconfig names one, default/kubernetes the other; only localhost is believed."""
+    authority = Authority(tmp_path / "ca")
+    genuine = authority.server_context(authority.issue("server", names="DNS:localhost"))
+    other = authority.server_context(authority.issue("other", names=name))
+    is_genuine = name == "DNS:localhost"
+
+    async def scenario(server: ApiServer) -> None:
+        second = ApiServer(server.objects)
+        async with second.running(tls=other):
+            item = endpoint_slice("kubernetes", "127.0.0.1")
+            item["ports"] = [{"name": "https", "port": second.port}]
+            server.objects.put("endpointslices", item)
+            url = f"https://localhost:{server.port}"
+            cluster = {"certificate-authority": str(authority.file)}
+            file = write_kubeconfig(tmp_path / "config", url, {}, cluster)
+            async with following(server, access=lambda: load_access(file)) as view:
+                await server.crash()
+                server.objects.put("services", service("b"))
+                if is_genuine:
+                    await view.until(lambda: view.services == {"a", "b"} and not view.failures)
+                else:
+                    await view.until(lambda: "certificate is not valid" in str(view.failures))
+                    assert second.requests == []
+
+    with_tls(scenario, genuine)
 
 
 # ---- what is read -----------------------------------------------------------------------------
