@@ -16,6 +16,7 @@ from tests.support.packet_model.outcome import Action, Alternative, Outcome
 from tests.support.packet_model.state import State
 from tests.support.packet_model.translate import At, Translating
 from tests.support.packet_model.wire import Packet
+from tests.support.packet_model.world import is_impossible_source
 from vipbee.abi import AddressFlag, Reason
 
 
@@ -28,7 +29,7 @@ class Errors:
 
     def icmp_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         if packet.defect is not None:
-            return (_dropped("D3", Reason.MALFORMED), _dropped("D3", Reason.ICMP_MALFORMED))
+            return self._cut(packet)
         if is_error(packet):
             whole = self._error_in(packet, at)
             if packet.fragment is None:
@@ -39,6 +40,15 @@ class Errors:
         if is_echo_request(packet):
             return self._echo_in(packet, at)
         return (_passed("D67"),)
+
+    def _cut(self, packet: Packet) -> tuple[Alternative, ...]:
+        """Less than an ICMP header: what the node gets itself it may judge itself."""
+        reasons = (Reason.MALFORMED, Reason.ICMP_MALFORMED, Reason.ECHO_IGNORED)
+        drops = tuple(_dropped("D3", reason) for reason in reasons)
+        flags = self.state.world.flags(packet.destination)
+        if flags & (AddressFlag.NODE | AddressFlag.SNAT):
+            return (*drops, _passed("D3"))
+        return drops
 
     def _echo_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         """R39, D64: answered or ignored, never handed on to where it could loop."""
@@ -76,6 +86,8 @@ class Errors:
             return self._not_ours(packet, Reason.ICMP_UNKNOWN, "D58, D62")
         bad = _dropped("D57", Reason.ICMP_MALFORMED)
         good = self._translated_in(packet, quote, at)
+        if is_impossible_source(packet.source):  # routing may refuse it before we look
+            good = (*good, _dropped("D146", Reason.NO_ROUTE), _dropped("D146", Reason.MARTIAN))
         return good if icmp_checksum_holds(packet) else (bad, *good)
 
     def _not_ours(self, packet: Packet, reason: Reason, rule: str) -> tuple[Alternative, ...]:

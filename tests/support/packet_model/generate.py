@@ -68,12 +68,16 @@ def ethernet(kind: int, payload: bytes) -> bytes:
     return bytes(Ether(**ETHER, type=kind)) + payload
 
 
-def echo(source: bytes, destination: bytes, *, identifier: int = 7) -> bytes:
+def echo(source: bytes, destination: bytes, *, identifier: int = 7, ttl: int = 64) -> bytes:
     """An echo request."""
     ends = {"src": show(source), "dst": show(destination)}
     if len(source) == 4:
-        return framed(inet.IP(**ends) / inet.ICMP(type=8, id=identifier, seq=1) / Raw(PAYLOAD))
-    return framed(inet6.IPv6(**ends) / inet6.ICMPv6EchoRequest(id=identifier, seq=1, data=PAYLOAD))
+        return framed(
+            inet.IP(**ends, ttl=ttl) / inet.ICMP(type=8, id=identifier, seq=1) / Raw(PAYLOAD)
+        )
+    return framed(
+        inet6.IPv6(**ends, hlim=ttl) / inet6.ICMPv6EchoRequest(id=identifier, seq=1, data=PAYLOAD)
+    )
 
 
 def icmp_error(

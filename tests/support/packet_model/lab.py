@@ -235,7 +235,7 @@ def dialled(family: Addresses, case: Case, kind: FrontendKind, protocol: int) ->
 
 def without_backend(world: World, backend: Endpoint, *, gone: bool = True) -> World:
     """The endpoint is deleted (`gone`) or terminating; its frontends lose it from the set."""
-    victims = [b for b in world.backends.values() if b.endpoint == backend]
+    victims = [b for b in world.backends.values() if b.endpoint == backend and b.flags]
     for victim in victims:
         flags = BackendFlag(0) if gone else BackendFlag.SERVING | BackendFlag.TERMINATING
         world.backends[victim.id] = replace(

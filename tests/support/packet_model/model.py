@@ -216,8 +216,9 @@ class Model:
             return (passed("nothing of ours"),)
         if packet.is_later_fragment:
             known = self.state.ports_of(packet, at.now)
-            if known is None:
-                return (passed("nothing of ours"),)
+            assert packet.fragment is not None
+            if known is None or (packet.protocol == TCP and packet.fragment.offset < 20):
+                return (passed("nothing of ours"), dropped("D27", Reason.FRAGMENT_TINY))
             packet = packet.with_ports(*known)
         flow = self._flow_of(packet, at, inbound=False)
         if flow is None:

@@ -53,7 +53,7 @@ class Observed:
 
     @property
     def summary(self) -> str:
-        return f"{self.action} ({_names(self.reasons)})"
+        return f"{self.action} ({_names(self.reasons)}) {self.frame.hex()}"
 
 
 class Chooser(Protocol):

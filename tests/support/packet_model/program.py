@@ -166,7 +166,7 @@ class Tables:
         for key, value in list(self.entries("fragments", "fragment_key", "fragment")):
             self._older("fragments", key, value, seconds)
         for key, value in list(self.entries("affinity", "affinity_key", "affinity")):
-            value["last_used_ns"] -= np.uint64(seconds * 1_000_000_000)
+            value["last_used_ns"] = max(0, int(value["last_used_ns"]) - seconds * 1_000_000_000)
             self._put("affinity", key.tobytes(), value.reshape(1))
 
     def _older(self, name: str, key: np.void, value: np.void, seconds: int) -> None:
