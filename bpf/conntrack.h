@@ -130,19 +130,24 @@ static __always_inline int same_tuple(const struct flow_tuple *a, const struct f
 	       same_address(&a->destination, &b->destination);
 }
 
-/* Both halves, wherever they are; only those that belong to each other. */
-static __noinline int forget(enum zone zone, const struct flow_tuple *original,
-			     const struct flow_tuple *reply)
+/* Both halves of what has this tuple now; the reverse one only if it is its own. */
+static __noinline int forget(enum zone zone, const struct flow_tuple *original)
 {
+	struct flow_tuple reply;
+	struct conntrack *ct;
 	struct nat *nat;
 	int established;
 
+	ct = find_conntrack(zone, original, &established);
+	if (!ct)
+		return 0;
+	reply_of(ct, original->protocol, &reply);
 	bpf_map_delete_elem(conntrack_map(zone, 1), original);
 	bpf_map_delete_elem(conntrack_map(zone, 0), original);
-	nat = find_nat(zone, reply, &established);
+	nat = find_nat(zone, &reply, &established);
 	if (nat && same_tuple(&nat->original, original)) {
-		bpf_map_delete_elem(nat_map(zone, 1), reply);
-		bpf_map_delete_elem(nat_map(zone, 0), reply);
+		bpf_map_delete_elem(nat_map(zone, 1), &reply);
+		bpf_map_delete_elem(nat_map(zone, 0), &reply);
 	}
 	return 0;
 }
@@ -317,17 +322,19 @@ static __always_inline void note_backend(struct conntrack *ct, const struct pack
 }
 
 /*
- * A connection may stay with its backend: established TCP always (R34); UDP while it
- * serves (R110-R113); an unfinished handshake while the backend exists (D77).
+ * A connection may stay with its backend: TCP always, once the backend has agreed (R34);
+ * before that while it exists (D77); UDP while it serves (R110-R113).
  */
-static __always_inline int keeps_backend(const struct conntrack *ct, __u8 protocol)
+static __always_inline int keeps_backend(const struct conntrack *ct, const struct packet *p)
 {
+	int tcp = p->tuple.protocol == IPPROTO_TCP;
 	struct choice ignored;
 
-	if (protocol == IPPROTO_TCP && ct->client_seen & SEEN_PACKET)
+	if (tcp &&
+	    (ct->client_seen & SEEN_PACKET || (!is_clean_syn(p) && ct->backend_seen & SEEN_SYN)))
 		return 1;
 	return take_known_backend(ct->backend_id, ct->generation, ct->service_id,
-				  protocol == IPPROTO_TCP ? 0 : BACKEND_SERVING, &ignored);
+				  tcp ? 0 : BACKEND_SERVING, &ignored);
 }
 
 #endif

@@ -88,7 +88,8 @@ static __noinline int read_quote(struct __sk_buff *ctx, const struct packet *p, 
 	}
 	if (quote->tuple.protocol != IPPROTO_TCP && quote->tuple.protocol != IPPROTO_UDP)
 		return -1;
-	if (load_bytes(ctx, quote->l4, ports, sizeof(ports)))
+	if (quote->l4 + ICMP_HEADER > p->l2 + p->length ||
+	    load_bytes(ctx, quote->l4, ports, sizeof(ports)))
 		return -1;
 	quote->tuple.source_port = ports[0];
 	quote->tuple.destination_port = ports[1];
@@ -107,7 +108,7 @@ static __always_inline void reverse(const struct flow_tuple *tuple, struct flow_
 
 /* Which connection, and what each of its sides would say. 0: none. */
 static __noinline int find_quoted(const struct packet *p, enum zone zone, const struct quote *quote,
-				  struct icmp_translation *to)
+				  struct icmp_translation *to, int entering)
 {
 	struct flow_tuple reversed;
 	struct conntrack *ct;
@@ -126,6 +127,8 @@ static __noinline int find_quoted(const struct packet *p, enum zone zone, const 
 		to->redirect = nat->flags & CONNTRACK_REDIRECT;
 		return 1;
 	}
+	if (!entering) /* about a reply: only the client's side says that */
+		return 0;
 	ct = find_conntrack(zone, &reversed, &ignored);
 	if (!ct)
 		return 0;
@@ -138,13 +141,18 @@ static __noinline int find_quoted(const struct packet *p, enum zone zone, const 
 	return 1;
 }
 
-/* 16 bits of the packet become others; the difference goes on `sum`. */
-static __always_inline int replace_checksum(struct __sk_buff *ctx, __u32 offset, __u64 change,
-					    int zero_is_none, __u64 *sum)
+/*
+ * 16 bits of the quote become others; the difference goes on `sum`. What lies behind the
+ * end of the packet is padding, not a checksum.
+ */
+static __always_inline int replace_checksum(struct __sk_buff *ctx, const struct packet *p,
+					    __u32 offset, __u64 change, int zero_is_none,
+					    __u64 *sum)
 {
 	__u16 from, to;
 
-	if (load_bytes(ctx, offset, &from, sizeof(from)))
+	if (offset + sizeof(from) > p->l2 + p->length ||
+	    load_bytes(ctx, offset, &from, sizeof(from)))
 		return 0; /* quote too short to have it: nothing to keep right */
 	if (zero_is_none && !from)
 		return 0;
@@ -166,7 +174,7 @@ static __always_inline int rewrite_quote(struct __sk_buff *ctx, const struct pac
 	__be32 pair[2];
 
 	*sum = (__u64)addresses + ports;
-	if (replace_checksum(ctx, quote->l4 + (udp ? UDP_CHECKSUM : TCP_CHECKSUM),
+	if (replace_checksum(ctx, p, quote->l4 + (udp ? UDP_CHECKSUM : TCP_CHECKSUM),
 			     (__u64)addresses + ports, udp, sum))
 		return -1;
 	if (bpf_skb_store_bytes(ctx, quote->l4, &to_ports, sizeof(to_ports), 0))
@@ -179,7 +187,7 @@ static __always_inline int rewrite_quote(struct __sk_buff *ctx, const struct pac
 		return bpf_skb_store_bytes(ctx, quote->inner + IPV6_ADDRESSES, &both, sizeof(both),
 					   0);
 	}
-	if (replace_checksum(ctx, quote->inner + IPV4_CHECKSUM, addresses, 0, sum))
+	if (replace_checksum(ctx, p, quote->inner + IPV4_CHECKSUM, addresses, 0, sum))
 		return -1;
 	pair[0] = to->source.word[3];
 	pair[1] = to->destination.word[3];

@@ -52,6 +52,8 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 l4_header; /* TCP only: bytes of its header */
+	__u8 replaces; /* an old connection has this tuple */
+	__u8 pad[3];
 };
 
 enum parsed {

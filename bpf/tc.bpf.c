@@ -113,7 +113,7 @@ static __always_inline int forward(struct __sk_buff *ctx, const struct packet *p
 /* ---- client to backend -------------------------------------------------------------- */
 
 /* Returns 0 if there is no connection, or one that this packet ends: then `to` is not set. */
-static __always_inline struct conntrack *follow_connection(const struct packet *p, enum zone zone,
+static __always_inline struct conntrack *follow_connection(struct packet *p, enum zone zone,
 							   struct flow_tuple *to)
 {
 	struct conntrack *ct;
@@ -133,8 +133,11 @@ static __always_inline struct conntrack *follow_connection(const struct packet *
 	if (p->tuple.protocol == IPPROTO_TCP && is_clean_syn(p) &&
 	    (is_reset(ct) || is_finished(ct)))
 		goto over; /* the port is used again (D75) */
-	if (!keeps_backend(ct, p->tuple.protocol))
+	if (!keeps_backend(ct, p)) {
+		if (p->tuple.protocol == IPPROTO_TCP && !is_clean_syn(p))
+			return NULL; /* too early for the client; the backend may still answer */
 		goto over;
+	}
 	if (ct->last_seen != now) {
 		ct->last_seen = now;
 		if (!keep_reverse(zone, &p->tuple, ct, established))
@@ -144,23 +147,19 @@ static __always_inline struct conntrack *follow_connection(const struct packet *
 		promote(zone, &p->tuple);
 	return ct;
 over:
-	{
-		struct flow_tuple reply;
-
-		reply_of(ct, p->tuple.protocol, &reply);
-		forget(zone, &p->tuple, &reply);
-	}
+	p->replaces = 1; /* by what open_connection() makes of this packet, if anything */
 	return NULL;
 }
 
-static __always_inline int from_client(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+static __always_inline int from_client(struct __sk_buff *ctx, struct packet *parsed, __u32 l2,
 				       enum zone zone)
 {
 	struct route route = {};
 	struct flow_tuple to;
+	const struct packet *p = parsed;
 	struct conntrack *ct;
 
-	ct = follow_connection(p, zone, &to);
+	ct = follow_connection(parsed, zone, &to);
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
@@ -168,7 +167,9 @@ static __always_inline int from_client(struct __sk_buff *ctx, const struct packe
 	if (!p)
 		return dropped(REASON_FLOW_NOT_STORED);
 	if (p->fragment == LATER_FRAGMENT)
-		return has_frontend(p) ? dropped(REASON_FRAGMENT_UNKNOWN) : TC_ACT_UNSPEC;
+		return p->address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) && has_frontend(p)
+			       ? dropped(REASON_FRAGMENT_UNKNOWN)
+			       : TC_ACT_UNSPEC;
 	switch (open_connection(ctx, p, zone, &to, &route)) {
 	case VERDICT_TRANSLATE:
 		return translate(ctx, p, l2, &to, NULL);
@@ -253,7 +254,7 @@ static __noinline int icmp_error(struct __sk_buff *ctx, const struct packet *p, 
 			return TC_ACT_UNSPEC;
 		return dropped(REASON_ICMP_MALFORMED);
 	}
-	if (!find_quoted(p, zone, &work->quote, to)) {
+	if (!find_quoted(p, zone, &work->quote, to, entering)) {
 		if (!entering)
 			return TC_ACT_UNSPEC;
 		if (!is_node_address(p->address_flags))
@@ -292,6 +293,8 @@ static __always_inline int enter_icmp(struct __sk_buff *ctx, const struct packet
 		return dropped(REASON_ECHO_IGNORED);
 	if (!(flags & ADDRESS_EXTERNAL) || is_node_address(flags) || p->fragment)
 		return TC_ACT_UNSPEC;
+	if (is_martian_source(&p->tuple))
+		return dropped(REASON_MARTIAN);
 	count_reason(REASON_ECHO_ANSWERED);
 	return answer_echo(ctx, p);
 }
@@ -319,9 +322,14 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	if (p.fragment == OVERLAPPING_FRAGMENT)
 		return dropped(REASON_FRAGMENT_TINY);
 	if (p.fragment == LATER_FRAGMENT) {
+		if (p.tuple.protocol != IPPROTO_TCP && p.tuple.protocol != IPPROTO_UDP)
+			return flags & ADDRESS_CLUSTER_IP ? dropped(REASON_PROTOCOL)
+							  : TC_ACT_UNSPEC;
+		/* on an address of the node it may be the node's own */
 		if (!recall_fragment(&p))
-			return is_node_address(flags) ? TC_ACT_UNSPEC
-						      : dropped(REASON_FRAGMENT_UNKNOWN);
+			return flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)
+				       ? dropped(REASON_FRAGMENT_UNKNOWN)
+				       : TC_ACT_UNSPEC;
 	} else {
 		parsed = parse_l4(ctx, &p);
 		if (parsed == PARSED_OTHER)

@@ -155,6 +155,8 @@ static __noinline enum verdict try_to_choose(const struct packet *p, enum zone z
 			return VERDICT_PASS;
 		if (zone == ZONE_OUTSIDE && !config.cluster_ip_from_outside)
 			return drop(REASON_CLUSTER_IP_OUTSIDE);
+		if (is_martian_source(&p->tuple))
+			return drop(REASON_MARTIAN);
 		count_reason(REASON_UNKNOWN_PORT);
 		return VERDICT_REFUSE;
 	}
@@ -275,6 +277,8 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 	ct->last_seen = now_s();
 	if (p->tuple.protocol == IPPROTO_TCP)
 		ct->client_seen = SEEN_SYN;
+	if (p->replaces)
+		forget(zone, &p->tuple);
 	reply_of(ct, p->tuple.protocol, &draft->reply);
 	fill_nat(&draft->nat, &p->tuple, ct);
 	if (claim_port(ctx, p, zone, draft)) {
