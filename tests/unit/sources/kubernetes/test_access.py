@@ -17,8 +17,9 @@ import pytest
 
 from tests.support.apiserver import ApiServer
 from tests.support.certificates import Authority
-from tests.support.following import endpoint_slice, following, run, service
+from tests.support.following import FAST, endpoint_slice, following, run, service
 from vipbee.errors import SourceError
+from vipbee.sources.events import Failed
 from vipbee.sources.kubernetes import Access, credentials, in_cluster, load_access
 
 Scenario = Callable[[ApiServer], Coroutine[Any, Any, None]]
@@ -342,6 +343,25 @@ def test_addresses_are_tried_in_turn(tmp_path: Path) -> None:
 
                 assert second.requests
                 await view.until(lambda: not view.failures)
+
+    run(scenario)
+
+
+def test_addresses_that_fail_for_a_day_are_reported_once_each(tmp_path: Path) -> None:
+    """F4: not at every attempt."""
+
+    async def scenario(server: ApiServer) -> None:
+        file = write_kubeconfig(tmp_path / "config", "https://unused:6443")
+        servers = ("http://127.0.0.1:1", server.url)
+        await server.crash()
+        async with following(
+            access=lambda: load_access(file, servers), timing=FAST, synced=False
+        ) as view:
+            await view.until(lambda: len(view.failures) == 3)
+            await asyncio.sleep(20 * FAST.backoff_last_s)
+
+            services = [e for e in view.events if isinstance(e, Failed) and "services" in e.source]
+            assert len(services) == 2
 
     run(scenario)
 
