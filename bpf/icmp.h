@@ -218,6 +218,20 @@ static __noinline int rewrite_icmp_error(struct __sk_buff *ctx, const struct pac
 	return rewrite_ipv6(ctx, p->l2 ? ETHERNET_HEADER : 0, &outer, hops);
 }
 
+/* An answer of our own starts with hops of its own, or it would die where it came from. */
+static __always_inline int renew_hops(struct __sk_buff *ctx, const struct packet *p)
+{
+	__u8 hops = ANSWER_HOPS;
+
+	if (p->family == 6)
+		return bpf_skb_store_bytes(ctx, p->l2 + 7, &hops, sizeof(hops),
+					   BPF_F_RECOMPUTE_CSUM);
+	if (bpf_l3_csum_replace(ctx, p->l2 + IPV4_CHECKSUM, bpf_htons((__u16)p->ttl << 8),
+				bpf_htons(ANSWER_HOPS << 8), 2))
+		return -1;
+	return bpf_skb_store_bytes(ctx, p->l2 + 8, &hops, sizeof(hops), 0);
+}
+
 /* RFC 792 and 4443: the same packet back, the type changed. */
 static __noinline int answer_echo(struct __sk_buff *ctx, const struct packet *p)
 {
@@ -236,7 +250,7 @@ static __noinline int answer_echo(struct __sk_buff *ctx, const struct packet *p)
 	if (p->family == 4 ? rewrite_ipv4(ctx, p->l2 ? ETHERNET_HEADER : 0, &outer, 0, 0)
 			   : rewrite_ipv6(ctx, p->l2 ? ETHERNET_HEADER : 0, &outer, 0))
 		return TC_ACT_SHOT;
-	return send_back(ctx, p->l2);
+	return renew_hops(ctx, p) ? TC_ACT_SHOT : send_back(ctx, p->l2);
 }
 
 #endif

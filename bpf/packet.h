@@ -232,9 +232,9 @@ static __always_inline enum parsed parse_udp(struct __sk_buff *ctx, struct packe
 	if (l4_length(p) < sizeof(udp) || load_bytes(ctx, p->l4, &udp, sizeof(udp)))
 		return PARSED_MALFORMED;
 	length = bpf_ntohs(udp.len);
-	/* GSO and fragments say more than this packet holds; in a jumbogram it is zero */
-	if (p->fragment == NOT_FRAGMENTED && ctx->gso_segs <= 1 && p->length <= 65535 &&
-	    (length < sizeof(udp) || length > l4_length(p)))
+	/* in a jumbogram it is zero; GSO and fragments say more than this packet holds */
+	if (p->length <= 65535 && ctx->gso_segs <= 1 &&
+	    (length < sizeof(udp) || (p->fragment == NOT_FRAGMENTED && length > l4_length(p))))
 		return PARSED_MALFORMED;
 	p->tuple.source_port = udp.source;
 	p->tuple.destination_port = udp.dest;
