@@ -61,6 +61,10 @@ test-kernels: $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## the same throug
 bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## measure, and print ratios (root)
 	@$(AS_ROOT) $(PYTHON) -m bench
 
+.PHONY: bench-packets
+bench-packets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the same for the packet layer: ns, ports, floods, sweep (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.packets
+
 .PHONY: clean
 clean: ## remove what was built, the virtual environment too
 	rm -rf build dist $(VENV) src/vipbee/_obj .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench.packets [--quick]` from the root of the repository, as root.
+
+The shipped packet programs under BPF_PROG_TEST_RUN, in namespaces of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.packets import flood, quality, scale, speed
+from bench.packets.driver import Driver
+from bench.packets.figures import Figure
+from bench.packets.sweeping import measure_sweep
+from tests.support.packet_bench import Bench
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+PORTS = 32_000
+FLOWS = 2_000
+UNLIMITED = 1 << 30  # refusals: each is paid for
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.packets", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, tables of a tenth")
+    quick = parser.parse_args().quick
+    if os.geteuid() != 0:
+        print("the benchmark needs root: it loads BPF programs", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="vipbee-bench-") as name:
+        with Driver.up(Path(name)) as driver:
+            figures += _packets(driver, rounds=7 if quick else 31)
+            figures += _scale(driver, rounds=5 if quick else 15, size=10 if quick else 1)
+            figures += _quality(driver)
+            figures += _floods(driver, tuples=100_000 if quick else 450_000)
+        figures += _sweeps(50_000 if quick else 500_000)
+    _print(figures)
+    path = _save(figures, time.monotonic() - started, quick=quick)
+    print(f"{path} · {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return 0
+
+
+def _packets(driver: Driver, *, rounds: int) -> list[Figure]:
+    _progress("packets")
+    room = {f"{name}_new_outside": 1 << 18 for name in ("conntrack", "nat")}
+    with Bench.up(sizes=room) as bench:
+        cases = {
+            **{f"established TCP, NodePort, {n}": c for n, c in speed.established(bench).items()},
+            **{f"not ours, {n}": c for n, c in speed.not_ours(bench).items()},
+        }
+        costs = speed.measure(driver, cases, rounds=rounds, repeat=10_000)
+        flows = speed.new_flows(bench)
+        # a port for each: 32,768 clients of one backend, the last ones not measured
+        new = speed.measure(driver, flows, rounds=rounds, repeat=32_000 // (rounds + 1))
+    figures = []
+    for name, cost in costs.items():
+        detail = f"net {cost.net:.0f}, no-op {cost.plain:.0f}"
+        if name.startswith("not ours"):
+            figures.append(Figure(f"{name}, over a no-op", cost.net, "ns", 80.0, detail))
+        else:
+            figures.append(Figure(name, cost.gross, "ns", 350.0, detail))
+    for place, cost in new.items():
+        detail = f"net {cost.net:.0f}, no-op {cost.plain:.0f}"
+        figures.append(Figure(f"new flow (SYN), {place} backend", cost.gross, "ns", 1000.0, detail))
+    return figures
+
+
+def _scale(driver: Driver, *, rounds: int, size: int) -> list[Figure]:
+    services, flows = 100_000 // size, 500_000 // size
+    _progress(f"{services:,} Services, {flows:,} flows")
+    with (
+        Bench.up(sizes=scale.sizes(2, 2)) as small,
+        Bench.up(sizes=scale.sizes(services, flows)) as large,
+    ):
+        if small.ifindexes != large.ifindexes:  # both run in the namespace of `large`
+            raise RuntimeError("fresh namespaces number their devices differently")
+        scale.fill(small, 1, 1)
+        scale.fill(large, services // 2, flows // 2)
+        cases = {
+            **{f"{n}, one": c for n, c in scale.cases(small, 1, 1).items()},
+            **{f"{n}, many": c for n, c in scale.cases(large, services // 2, flows // 2).items()},
+        }
+        costs = speed.measure(driver, cases, rounds=rounds, repeat=32_000 // (rounds + 1))
+    figures = []
+    for name in _scale_names():
+        one, many = costs[f"{name}, one"], costs[f"{name}, many"]
+        what = f"{name}: {services:,} Services, {flows:,} flows ÷ one of each"
+        detail = f"{many.gross:.0f} ÷ {one.gross:.0f} ns, any of them at random"
+        figures.append(Figure(what, many.gross / one.gross, "×", 2.0, detail))
+    return figures
+
+
+def _scale_names() -> list[str]:
+    return [f"{kind}, {place}" for kind in ("established", "new") for place in scale.PLACES]
+
+
+def _quality(driver: Driver) -> list[Figure]:
+    _progress("source ports")
+    room = {f"{name}_new_outside": 1 << 17 for name in ("conntrack", "nat")}
+    config = {**quality.range_of(PORTS), "refusals_per_second": UNLIMITED}
+    with Bench.up(sizes=room, **config) as bench:
+        found = quality.measure_quality(bench, driver, PORTS)
+    of = f"of {PORTS:,} ports; all clients have one source port"
+    until_90 = f"{found.failures_until_90} on the way there"
+    return [
+        Figure(
+            "flows to one backend before one is refused",
+            found.before_refusal,
+            "",
+            28_000.0,
+            of,
+            is_floor=True,
+        ),
+        Figure("failures up to 75 % of the range", found.failures_until_75, "", 0.0),
+        Figure(f"failures of {found.tried} flows at 75 %", found.failures_at_75, "", 0.0),
+        Figure(
+            f"failures of {found.tried} flows at 90 %",
+            100 * found.failures_at_90 / found.tried,
+            "%",
+            1.0,
+            until_90,
+        ),
+    ]
+
+
+def _floods(driver: Driver, *, tuples: int) -> list[Figure]:
+    figures = []
+    with Bench.up(refusals_per_second=UNLIMITED) as bench:
+        for kind in flood.FLOODS:
+            _progress(f"flood: {kind}")
+            bench.reset()
+            found = flood.survive(bench, driver, kind, flows=FLOWS, tuples=tuples)
+            what = f"of {FLOWS:,} established lost, flood of {tuples:,} ({kind})"
+            detail = f"{found.idle_lost} idle, {found.active_lost} active"
+            figures.append(Figure(what, found.idle_lost + found.active_lost, "", 0.0, detail))
+    return figures
+
+
+def _sweeps(entries: int) -> list[Figure]:
+    _progress("sweep")
+    first, second = measure_sweep(entries)
+    figures = []
+    for found, target in ((first, 0.5), (second, None)):
+        what = f"sweep of {found.entries:,} connections, {found.removed:,} over"
+        detail = f"longest step {found.longest_step_ms:.1f} ms"
+        figures.append(Figure(what, found.took_s, "s", target, detail))
+    return figures
+
+
+def _progress(what: str) -> None:
+    print(f"measuring: {what} …", file=sys.stderr, flush=True)
+
+
+def _print(figures: list[Figure]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("what", "measured", "target", "verdict", ""):
+        table.add_column(title, justify="right" if title in ("measured", "target") else "left")
+    for figure in figures:
+        style = "green" if figure.is_met else "red"
+        verdict = f"[{style}]{figure.verdict}[/]" if figure.verdict else ""
+        table.add_row(figure.what, figure.measured, figure.limit, verdict, figure.detail)
+    console = Console()
+    console = Console(width=None if console.is_terminal else 170)
+    console.print(table)
+
+
+def _save(figures: list[Figure], took_s: float, *, quick: bool) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S')}-packets-{platform.release()}.json"
+    content = {
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "quick": quick,
+        "took_s": round(took_s, 1),
+        "rows": [asdict(figure) | {"met": figure.is_met} for figure in figures],
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
