@@ -133,19 +133,30 @@ static __noinline int try_port(struct __sk_buff *ctx, const struct packet *p, en
 	return !bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST);
 }
 
+static __always_inline int looks_alive(const struct nat *owner, __u32 now, __u32 lifetime_s)
+{
+	return owner && (__s32)(now - owner->last_seen) <= (__s32)lifetime_s;
+}
+
 /*
- * Leave a random port in `draft` that nobody has now, or just a random one. Apart from
- * try_port(), because a verifier walks a loop once for each turn.
+ * Leave a random port in `draft` whose owner is gone by its age, or just a random one.
+ * try_port() then looks closely; apart, because a verifier walks a loop once for each turn.
  */
 static __noinline int search_port(enum zone zone, struct draft *draft)
 {
+	int udp = draft->reply.protocol == IPPROTO_UDP;
+	__u32 unfinished_s = udp ? config.lifetime_udp_s : config.lifetime_transitory_s;
+	__u32 established_s = udp ? config.lifetime_udp_s : config.lifetime_established_s;
+	__u32 now = draft->nat.last_seen;
 	int left = PORT_ATTEMPTS;
 
 	/* kernels before 6.2 accept a backward jump only if it is conditional: no `for` here */
 	do {
 		draft->reply.destination_port = bpf_htons(port_in_range(bpf_get_prandom_u32()));
-		if (!bpf_map_lookup_elem(nat_map(zone, 0), &draft->reply) &&
-		    !bpf_map_lookup_elem(nat_map(zone, 1), &draft->reply))
+		if (!looks_alive(bpf_map_lookup_elem(nat_map(zone, 0), &draft->reply), now,
+				 unfinished_s) &&
+		    !looks_alive(bpf_map_lookup_elem(nat_map(zone, 1), &draft->reply), now,
+				 established_s))
 			return 1;
 	} while (--left);
 	return 0;
