@@ -64,6 +64,10 @@ class View:
     def is_synced(self) -> bool:
         return any(isinstance(event, Synced) for event in self.events)
 
+    def complained(self, text: str) -> bool:
+        """Whether a failure with this text was ever reported."""
+        return any(isinstance(e, Failed) and text in str(e.error) for e in self.events)
+
     def names(self, kind: type[ApiObject]) -> set[str]:
         return {item.metadata.name for item in self.objects(kind)}
 
