@@ -14,7 +14,8 @@ from tests.support.packet_model.generate import Segment, fragments, icmp_error
 from tests.support.packet_model.lab import HERE, REMOTE, SELF, V6, Addresses, Case
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
-from tests.support.packet_model.wire import UDP, Endpoint, Packet, parse
+from tests.support.packet_model.tracking import Zone
+from tests.support.packet_model.wire import ETH_LENGTH, UDP, Endpoint, Packet, parse
 from tests.support.packet_model.world import packed
 from vipbee.abi import FrontendKind, Reason
 
@@ -205,3 +206,17 @@ def test_r40_parts_for_a_port_nobody_serves_pass(
             outcome = bench.send(hook, device, part)
 
             assert (outcome.action, outcome.frame) == (Action.PASS, None)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_d7_a_first_part_with_an_impossible_udp_length(
+    bench: Bench, family: Addresses, length: int
+) -> None:
+    """D7: as for whole packets; nothing is kept of it."""
+    talk = outside(bench, family, HERE, protocol=UDP)
+    first, *_ = fragments(datagram(talk), 256)
+    at = ETH_LENGTH + (20 if family.family == 4 else 48) + 4
+
+    talk.say_frame(first[:at] + length.to_bytes(2) + first[at + 2 :])
+
+    assert not any(bench.tables.connections(Zone.OUTSIDE))

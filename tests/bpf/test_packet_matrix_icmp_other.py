@@ -95,6 +95,18 @@ def test_d66_a_tiny_mtu_is_translated_as_it_is(bench: Bench, family: Addresses, 
     assert outcome.action in (Action.PASS, Action.DROP)
 
 
+@pytest.mark.parametrize("ttl", [1, 6, 255])
+def test_d64_an_echo_reply_starts_with_a_ttl_of_its_own(
+    bench: Bench, family: Addresses, ttl: int
+) -> None:
+    """D64: else traceroute never sees the last hop; the model asks for 32 or more."""
+    frame = echo(packed(family.client), packed(family.lb(10)), ttl=ttl)
+
+    outcome = bench.send(Hook.UPLINK_IN, "up0", frame)
+
+    assert outcome.action in (Action.REDIRECT, Action.DROP)
+
+
 def nobody_s_error(family: Addresses) -> list[bytes]:
     """Redirect, router discovery, NDP and echo replies, to a VIP and to the node."""
     frames = []

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,11 +15,11 @@ from tests.support.packet_bench import Bench
 from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
 from tests.support.packet_model.generate import Segment
 from tests.support.packet_model.invariants import no_tuple_is_shared
-from tests.support.packet_model.lab import HERE, REMOTE, SECOND, SELF, TWIN, V4, Addresses
+from tests.support.packet_model.lab import HERE, PORTS, REMOTE, SECOND, SELF, TWIN, V4, Addresses
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
 from tests.support.packet_model.tracking import Zone
-from tests.support.packet_model.wire import TCP, Endpoint
+from tests.support.packet_model.wire import TCP, UDP, Endpoint
 from tests.support.packet_model.world import packed
 from vipbee.abi import FrontendKind, Reason
 
@@ -236,3 +238,45 @@ def test_d110_d111_both_halves_appear_together(bench: Bench, protocol: int) -> N
 
     assert len(bench.tables.connections(Zone.OUTSIDE)) == 1
     assert len(bench.tables.reply_tuples(Zone.OUTSIDE)) == 1
+
+
+@pytest.mark.parametrize("protocol_name", ["tcp", "udp"])
+def test_d105_a_port_of_the_node_s_own_socket_is_left_to_it(
+    bench: Bench, family: Addresses, protocol_name: str
+) -> None:
+    """D105: the node itself talks to that backend from that port; its answers stay its own."""
+    protocol = TCP if protocol_name == "tcp" else UDP
+    kind = socket.SOCK_STREAM if protocol == TCP else socket.SOCK_DGRAM
+    address_family = socket.AF_INET if family is V4 else socket.AF_INET6
+    client = outside(bench, family, REMOTE, protocol=protocol, port=45678)
+    backend = Endpoint(packed(family.remotes[0]), PORTS[protocol][1])
+    own = Endpoint(packed(family.node), 45678)
+    with socket.socket(address_family, kind) as node_socket:
+        node_socket.setblocking(False)
+        node_socket.bind((family.node, own.port))
+        with contextlib.suppress(BlockingIOError):
+            node_socket.connect((family.remotes[0], backend.port))
+        bench.model.world.node_sockets.add((protocol, own, backend))
+
+        client.establish()
+        answer = bench.send(Hook.UPLINK_IN, "up0", Segment(backend, own, protocol, "SA").frame())
+
+    assert client.shown_client.port != own.port
+    assert (answer.action, answer.frame) == (Action.PASS, None)
+
+
+def test_d106_an_answer_to_a_flow_of_ours_is_never_the_node_s(
+    bench: Bench, family: Addresses, protocol: int
+) -> None:
+    """D106: the node took the port later: the flow that had it keeps it, by its full tuple."""
+    talk = outside(bench, family, REMOTE, protocol=protocol)
+    talk.establish()
+    other = Endpoint(packed(family.elsewhere), talk.backend.port)
+
+    ours = talk.answer("A", sequence=5001, acknowledgement=1001)
+    nodes = bench.send(
+        Hook.UPLINK_IN, "up0", Segment(other, talk.shown_client, protocol, "SA").frame()
+    )
+
+    assert ours.action is Action.REDIRECT
+    assert (nodes.action, nodes.frame) == (Action.PASS, None)

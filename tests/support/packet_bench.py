@@ -32,6 +32,7 @@ from vipbee.abi import Reason
 from vipbee.datapath import syscall
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.features import PACKET_PROGRAMS
+from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
 
 _LIBC = c.CDLL(None, use_errno=True)
@@ -63,6 +64,12 @@ class Bench:
         self.model = Model(lab_world(ifindexes))
         self.now = 100_000  # the model's clock; the kernel's is moved by ageing entries
         self._out = (c.c_char * 65536)()
+        count, cpus = len(Reason) + 1, libbpf().libbpf_num_possible_cpus()  # type: ignore[operator]
+        self._reason_buffers = (
+            np.zeros(count, dtype=np.uint32),
+            np.zeros((count, cpus), dtype=np.uint64),
+        )
+        self._cursor = bytearray(16)
         self._reasons = self._read_reasons()
         self.tables.program(self.model.world)
 
@@ -119,15 +126,14 @@ class Bench:
     def _read_reasons(self) -> np.ndarray:
         """Counts by reason, all CPUs."""
         fd = self.datapath.map_fd("reasons")
-        count, cpus = len(Reason) + 1, os.sysconf("SC_NPROCESSORS_CONF")
-        keys = np.zeros(count, dtype=np.uint32)
-        values = np.zeros((count, cpus), dtype=np.uint64)
+        keys, values = self._reason_buffers
         try:
-            syscall.map_lookup_batch(fd, keys, values, bytearray(16), first=True)
+            syscall.map_lookup_batch(fd, keys, values, self._cursor, first=True)
         except syscall.BatchError as error:
-            if error.done != count:
+            if error.done != len(keys):
                 raise
-        return values.sum(axis=1)
+        total: np.ndarray = values.sum(axis=1)
+        return total
 
 
 def run_once(

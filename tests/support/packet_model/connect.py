@@ -43,23 +43,7 @@ class Connecting:
         alternatives: list[Alternative] = []
         for decision in decide(self.state.world, packet, at.zone):
             alternatives += self._carried_out(decision, packet, at, replaces)
-        is_over = replaces is not None and (packet.protocol != TCP or is_clean_syn(packet))
-        if is_over:  # also if nothing takes its place: its backend's late answers are stray
-            return tuple(self._forgetting(replaces, each) for each in alternatives)
         return tuple(alternatives)
-
-    def _forgetting(self, flow: Flow | None, alternative: Alternative) -> Alternative:
-        def run(chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
-            outcome, commit = alternative.run(chooser)
-
-            def forget_and_commit() -> None:
-                if flow is not None:
-                    self.state.tracker.remove(flow)
-                commit()
-
-            return outcome, forget_and_commit
-
-        return Alternative(alternative.action, run)
 
     def _carried_out(
         self, decision: Decision, packet: Packet, at: At, replaces: Flow | None
@@ -177,6 +161,8 @@ class Connecting:
             moved = port != packet.source_port
 
             def commit() -> None:
+                if replaces is not None:  # only now: else the old backend may still answer
+                    self.state.tracker.remove(replaces)
                 self.state.tracker.add(flow)
                 self.state.note_affinity(frontend, backend, packet.source, at.now)
                 note()

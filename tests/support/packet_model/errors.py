@@ -46,8 +46,10 @@ class Errors:
         reasons = (Reason.MALFORMED, Reason.ICMP_MALFORMED, Reason.ECHO_IGNORED)
         drops = tuple(_dropped("D3", reason) for reason in reasons)
         flags = self.state.world.flags(packet.destination)
-        if flags & (AddressFlag.NODE | AddressFlag.SNAT):
-            return (*drops, _passed("D3"))
+        is_nodes = bool(flags & (AddressFlag.NODE | AddressFlag.SNAT))
+        has_type = packet.end > packet.l4
+        if is_nodes or (has_type and not is_error(packet) and not is_echo_request(packet)):
+            return (*drops, _passed("D3, D67"))
         return drops
 
     def _echo_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
@@ -73,7 +75,9 @@ class Errors:
             "D64",
             may_count=frozenset({Reason.REFUSAL_LIMITED, Reason.ECHO_ANSWERED}),
         )
-        return (Alternative.of(answer), ignored, Alternative.of(limited))
+        known = (Alternative.of(answer), ignored, Alternative.of(limited))
+        # a ping in parts: none of them reaches a backend, so passing them all is R40
+        return (*known, _passed("R40")) if packet.fragment is not None else known
 
     def _error_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         quoted = quoted_in(packet)
