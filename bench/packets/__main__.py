@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -89,22 +90,34 @@ def _scale(driver: Driver, *, rounds: int, size: int) -> list[Figure]:
             raise RuntimeError("fresh namespaces number their devices differently")
         scale.fill(small, 1, 1)
         scale.fill(large, services // 2, flows // 2)
+        few, many = scale.cases(small, 1, 1), scale.cases(large, services // 2, flows // 2)
         cases = {
-            **{f"{n}, one": c for n, c in scale.cases(small, 1, 1).items()},
-            **{f"{n}, many": c for n, c in scale.cases(large, services // 2, flows // 2).items()},
+            **{f"{name}, few": case for name, case in few.items()},
+            **{f"{name}, many": case for name, case in many.items()},
         }
         costs = speed.measure(driver, cases, rounds=rounds, repeat=32_000 // (rounds + 1))
+        pairs = {
+            place: scale.first_and_second(driver, many[f"established, {place}"], rounds=rounds)
+            for place in scale.PLACES
+        }
     figures = []
-    for name in _scale_names():
-        one, many = costs[f"{name}, one"], costs[f"{name}, many"]
-        what = f"{name}: {services:,} Services, {flows:,} flows ÷ one of each"
-        detail = f"{many.gross:.0f} ÷ {one.gross:.0f} ns, any of them at random"
-        figures.append(Figure(what, many.gross / one.gross, "×", 2.0, detail))
+    for place in scale.PLACES:
+        name = f"established, {place}"
+        hot = _ratio(costs, f"{name}, one flow", f"{name}, one flow, always the same flow")
+        figures += [hot, _ratio(costs, name, f"{name}, any flow at random")]
+        plain, base = costs[f"{name}, few"].plain, costs[f"{name}, few"].gross
+        for which, net in zip(("first", "second"), pairs[place], strict=True):
+            what = f"{name}, any flow, {which} packet in a second"
+            detail = f"{net + plain:.0f} ÷ {base:.0f} ns"
+            figures.append(Figure(f"{what} ÷ one of each", (net + plain) / base, "×", None, detail))
+        figures.append(_ratio(costs, f"new, {place}", f"new flow, {place}, any Service"))
+    figures.insert(0, Figure("Services below", services, "", None, f"{flows:,} live flows"))
     return figures
 
 
-def _scale_names() -> list[str]:
-    return [f"{kind}, {place}" for kind in ("established", "new") for place in scale.PLACES]
+def _ratio(costs: Mapping[str, speed.Cost], name: str, what: str) -> Figure:
+    few, many = costs[f"{name}, few"].gross, costs[f"{name}, many"].gross
+    return Figure(f"{what} ÷ one of each", many / few, "×", 2.0, f"{many:.0f} ÷ {few:.0f} ns")
 
 
 def _quality(driver: Driver) -> list[Figure]:
@@ -155,7 +168,7 @@ def _sweeps(entries: int) -> list[Figure]:
     figures = []
     for found, target in ((first, 0.5), (second, None)):
         what = f"sweep of {found.entries:,} connections, {found.removed:,} over"
-        detail = f"longest step {found.longest_step_ms:.1f} ms"
+        detail = f"CPU {found.cpu_s:.2f} s, longest step {found.longest_step_ms:.1f} ms"
         figures.append(Figure(what, found.took_s, "s", target, detail))
     return figures
 

@@ -20,6 +20,7 @@ struct drive {
 	__u32 next; /* flow of the next packet */
 	__u32 flows; /* 0: always the packet as it is */
 	__u32 random; /* any flow, not the next one */
+	__u32 stride; /* from one flow to the next */
 	__u32 client; /* address of flow 0; host order, like all numbers here */
 	__u32 client_shift; /* so many bits of flows share a client's address */
 	__u32 port; /* source port of flow 0 */
@@ -60,7 +61,7 @@ int drive(struct __sk_buff *ctx)
 		words[i] = d->frame[i];
 	if (d->flows) {
 		flow = d->random ? (__u32)(((__u64)bpf_get_prandom_u32() * d->flows) >> 32)
-				 : d->next++;
+				 : (__u32)(((__u64)d->next++ * d->stride) % d->flows);
 		client = bpf_htonl(d->client + (flow >> (d->client_shift & 31)));
 		server = bpf_htonl(d->server + flow % d->servers);
 		*(__be32 *)(frame + SOURCE) = d->is_reply ? server : client;

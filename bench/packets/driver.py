@@ -24,13 +24,14 @@ FRAME_SIZE = 80
 """Bytes every frame must have at least: so many are written anew for each run."""
 
 _SOURCE = Path(__file__).resolve().parent / "driver.bpf.c"
-_LAYOUT = f"={FRAME_SIZE}s10I"
+_LAYOUT = f"={FRAME_SIZE}s11I"
 
 
 @dataclass(frozen=True, slots=True)
 class Drive:
     """`struct drive`: a frame, and what makes it the packet of flow i. Addresses IPv4.
 
+    Packet n is of flow n * stride % flows, from n = `first`, or of any below `flows`.
     Flow i: from client + (i >> client_shift), port + (i & port_mask), to
     server + i % servers. With `flows` 0 the frame goes as it is.
     """
@@ -38,7 +39,8 @@ class Drive:
     frame: bytes
     flows: int = 0
     first: int = 0
-    is_random: bool = False  # any flow below `flows`, not one after the other from `first`
+    is_random: bool = False
+    stride: int = 1
     client: int = 0
     client_shift: int = 0
     port: int = 0
@@ -53,7 +55,8 @@ class Drive:
             struct.pack(
                 _LAYOUT,
                 self.frame[:FRAME_SIZE],
-                *(self.first, self.flows, self.is_random, self.client, self.client_shift),
+                *(self.first, self.flows, self.is_random, self.stride),
+                *(self.client, self.client_shift),
                 *(self.port, self.port_mask, self.server, self.servers, self.is_reply),
             )
         )
