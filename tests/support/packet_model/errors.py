@@ -47,9 +47,15 @@ class Errors:
         drops = tuple(_dropped("D3", reason) for reason in reasons)
         flags = self.state.world.flags(packet.destination)
         is_nodes = bool(flags & (AddressFlag.NODE | AddressFlag.SNAT))
-        has_type = packet.end > packet.l4
+        has_type = len(packet.frame) > packet.l4  # also when it is padding already
         if is_nodes or (has_type and not is_error(packet) and not is_echo_request(packet)):
             return (*drops, _passed("D3, D67"))
+        if has_type and not is_error(packet):  # rows.NOT_YET: such an echo is still answered
+            reasons_answered = (Reason.ECHO_ANSWERED,)
+            answer = Outcome(
+                Action.REDIRECT, "D3", reasons=reasons_answered, reply=lambda _frame: None
+            )
+            return (*drops, Alternative.of(answer))
         return drops
 
     def _echo_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
