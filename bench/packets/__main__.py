@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m bench.packets [--quick]` from the root of the repository, as root.
 
-The shipped packet programs under BPF_PROG_TEST_RUN, in namespaces of their own.
+The shipped packet programs under BPF_PROG_TEST_RUN, and with real connections, in
+namespaces of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.table import Table
 from bench.packets import flood, quality, scale, speed
 from bench.packets.driver import Driver
 from bench.packets.figures import Figure
+from bench.packets.live import measure_live
 from bench.packets.sweeping import measure_sweep
 from tests.support.packet_bench import Bench
 
@@ -47,6 +49,7 @@ def main() -> int:
             figures += _scale(driver, rounds=5 if quick else 15, size=10 if quick else 1)
             figures += _quality(driver)
             figures += _floods(driver, tuples=100_000 if quick else 450_000)
+        figures += _live(Path(name), rounds=5 if quick else 15)
         figures += _sweeps(50_000 if quick else 500_000)
     _print(figures)
     path = _save(figures, time.monotonic() - started, quick=quick)
@@ -159,6 +162,18 @@ def _floods(driver: Driver, *, tuples: int) -> list[Figure]:
             what = f"of {FLOWS:,} established lost, flood of {tuples:,} ({kind})"
             detail = f"{found.idle_lost} idle, {found.active_lost} active"
             figures.append(Figure(what, found.idle_lost + found.active_lost, "", 0.0, detail))
+    return figures
+
+
+def _live(directory: Path, *, rounds: int) -> list[Figure]:
+    _progress("connections")
+    figures = []
+    with Bench.up(refusals_per_second=UNLIMITED) as bench:
+        for place, found in measure_live(bench, directory, rounds=rounds, count=400).items():
+            what = f"connect + 1 byte each way from outside, {place} backend"
+            detail = f"routed without programs: p50 {found.routed_us:.0f} µs"
+            figures.append(Figure(f"{what}: NodePort ÷ routed", found.node_port, "×", 1.12, detail))
+            figures.append(Figure(f"{what}: routed beside us ÷ alone", found.beside, "×", 1.03))
     return figures
 
 
