@@ -23,6 +23,7 @@ from vipbee.datapath.syscall import TCX_EGRESS, TCX_INGRESS
 
 PORT = 8080
 CLIENT_CPU, SERVER_CPU = 0, 1
+_PREFIX = "vipbee-bench-live-"
 _NODE_PORTS = {"local": (V4.pods[1], HERE.node_port), "remote": (V4.remotes[1], SECOND.node_port)}
 # a backend here would see both kinds of connections as one, had they the same source port
 _ROUTED_PORTS, _TRANSLATED_PORTS = "10000 29999", "33000 60999"
@@ -52,7 +53,8 @@ class Ratios:
 def measure_live(bench: Bench, directory: Path, *, rounds: int, count: int) -> dict[str, Ratios]:
     """By place of the backend. `bench` is up, so this thread is in its namespace."""
     client, server = (_compile(directory, name) for name in ("client", "server"))
-    name = f"vipbee-bench-live-{os.getpid()}"
+    _remove_leftovers()
+    name = f"{_PREFIX}{os.getpid()}"
     found = {}
     with contextlib.ExitStack() as stack:
         spaces = {end: stack.enter_context(_end(f"{name}-{end}", end)) for end in _ENDS}
@@ -82,6 +84,14 @@ def _dial(command: list[str], ports: str, address: str, port: int) -> int:
     script = f"echo {ports} > /proc/sys/net/ipv4/ip_local_port_range && exec $0 $@"
     line = [enter, space, "sh", "-c", script, *client, address, str(port)]
     return int(subprocess.check_output(line, text=True, timeout=20).split()[0])
+
+
+def _remove_leftovers() -> None:
+    """Namespaces of runs that were killed."""
+    for path in Path("/run/netns").glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            subprocess.run(["ip", "netns", "del", path.name], check=True)
 
 
 @contextlib.contextmanager
