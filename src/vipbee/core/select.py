@@ -120,9 +120,12 @@ def _external_addresses(
             if ingress.ip and ingress.ipMode in (None, "", "VIP"):
                 field = f"status.loadBalancer.ingress[{index}].ip"
                 _take_address(found, _LOAD_BALANCER, ingress.ip, field, warnings)
-        if found and spec.loadBalancerSourceRanges and not node.packet_lb:
+        if found and spec.loadBalancerSourceRanges:
             warnings.append(
-                "spec.loadBalancerSourceRanges is not enforced while the packet layer is off:"
+                "spec.loadBalancerSourceRanges does not bind programs of this node and its pods:"
+                " they are served at the socket, which knows no source address yet"
+                if node.packet_lb
+                else "spec.loadBalancerSourceRanges is not enforced while the packet layer is off:"
                 " every client on this node reaches the load balancer IPs"
             )
     for index, text in enumerate(spec.externalIPs or ()):
