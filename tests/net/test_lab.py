@@ -215,7 +215,9 @@ def strip_lifetimes(text: str) -> list[str]:
 
 def test_down_removes_everything_and_may_be_repeated(spare_name: str) -> None:
     lab = Lab.up(topology(), name=spare_name, agents=False)
-    sleeper = lab.pod("client-1").popen(["sleep", "1000"])
+    sleeper = lab.pod("client-1").popen(["sh", "-c", "echo started; exec sleep 1000"])
+    assert sleeper.stdout is not None
+    assert sleeper.stdout.readline() == "started\n"
     assert set(lab.blueprint.namespaces) < set(leftovers(spare_name))
 
     lab.down()
