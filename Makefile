@@ -20,8 +20,9 @@ demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl a
 	@$(AS_ROOT) $(VENV)/bin/vipbee demo
 
 .PHONY: test
-test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below in one run, < 10 minutes (root)
-	@$(AS_ROOT) $(PYTEST) $(wildcard $(addprefix tests/,unit golden bpf net kernels))
+test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below, < 10 minutes (root)
+	@$(MAKE) test-unit test-bpf
+	@$(AS_ROOT) $(PYTEST) tests/net tests/kernels
 
 .PHONY: build
 build: $(OBJECT) ## compile the datapath
@@ -43,11 +44,11 @@ format: $(VENV)/development ## rewrite Python and C in the format `check` wants
 
 .PHONY: test-unit
 test-unit: $(VENV)/development $(OBJECT) ## unit and golden tests, no root, < 20 s
-	@$(PYTEST) $(wildcard tests/unit tests/golden)
+	@$(PYTEST) -n 4 tests/unit tests/golden
 
 .PHONY: test-bpf
 test-bpf: $(STAMPS)/run $(VENV)/development $(OBJECT) ## programs and maps in this kernel (root)
-	@$(AS_ROOT) $(PYTEST) tests/bpf
+	@$(AS_ROOT) $(PYTEST) -n 2 tests/bpf
 
 .PHONY: test-net
 test-net: $(STAMPS)/run $(VENV)/development $(OBJECT) ## real programs through VIPs in network namespaces (root)
