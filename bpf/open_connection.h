@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A new connection: its backend, the way there, what the backend sees as its source, and both
+ * halves of what is remembered.
+ */
+#ifndef VIPBEE_OPEN_CONNECTION_H
+#define VIPBEE_OPEN_CONNECTION_H
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "addr.h"
+#include "conntrack.h"
+#include "conntrack_halves.h"
+#include "count.h"
+#include "fib.h"
+#include "maps.h"
+#include "packet.h"
+#include "packet_decide.h"
+#include "snat.h"
+
+static __always_inline int is_on_node(__u32 backend_id)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &backend_id);
+
+	return backend && backend->flags & BACKEND_ON_NODE;
+}
+
+/*
+ * From outside: a backend on this node gets the packet with the client's own address, any
+ * other one by SNAT and redirect, because a packet with our source cannot go through our
+ * own stack. From a pod: through the stack, unless the pod was given itself (R59).
+ */
+static __always_inline enum verdict choose_path(struct __sk_buff *ctx, const struct packet *p,
+						enum zone zone, const struct choice *choice,
+						struct conntrack *ct, struct route *route)
+{
+	const struct address *address;
+	const struct device *device;
+	enum route_result result;
+
+	ct->source = p->tuple.source;
+	if (zone == ZONE_OUTSIDE ? is_on_node(choice->backend_id)
+				 : !same_address(&choice->address, &p->tuple.source))
+		return VERDICT_TRANSLATE;
+	result = find_route(ctx, p, &p->tuple.source, &choice->address, route);
+	if (result == ROUTE_LOCAL)
+		return VERDICT_TRANSLATE;
+	if (result == ROUTE_NONE)
+		return drop(REASON_NO_ROUTE);
+	device = device_of(route->ifindex);
+	if (zone == ZONE_OUTSIDE && device && device->flags & DEVICE_POD)
+		return VERDICT_TRANSLATE;
+	if (result == ROUTE_TOO_BIG)
+		return VERDICT_TOO_BIG;
+	if (p->ttl <= 1)
+		return VERDICT_EXPIRED;
+	address = device ? device_address(device, p->family) : NULL;
+	if (!address)
+		return drop(REASON_SNAT_NO_ADDRESS);
+	ct->source = *address;
+	ct->flags = CONNTRACK_SOURCE_NAT | CONNTRACK_REDIRECT;
+	return VERDICT_REDIRECT;
+}
+
+/*
+ * The tuple the packet gets, and both halves of the connection. `route` is filled for
+ * VERDICT_REDIRECT and VERDICT_TOO_BIG.
+ */
+static __noinline int open_connection(struct __sk_buff *ctx, const struct packet *p, enum zone zone,
+				      struct flow_tuple *to, struct route *route)
+{
+	struct choice choice = {};
+	struct conntrack *other;
+	enum verdict verdict;
+	struct draft *draft;
+	struct conntrack *ct;
+	__u32 service_id = 0;
+	__u32 key = 0;
+	int established;
+
+	verdict = choose_backend(p, zone, &choice, &service_id);
+	if (verdict != VERDICT_TRANSLATE)
+		return verdict;
+	draft = bpf_map_lookup_elem(&drafts, &key);
+	if (!draft)
+		return drop(REASON_FLOW_NOT_STORED);
+	ct = &draft->conntrack;
+	__builtin_memset(ct, 0, sizeof(*ct));
+	verdict = choose_path(ctx, p, zone, &choice, ct, route);
+	if (verdict != VERDICT_TRANSLATE && verdict != VERDICT_REDIRECT)
+		return verdict;
+	ct->backend = choice.address;
+	ct->backend_port = choice.port;
+	ct->source_port = p->tuple.source_port;
+	ct->service_id = service_id;
+	ct->backend_id = choice.backend_id;
+	ct->generation = choice.generation;
+	ct->last_seen = now_s();
+	if (p->tuple.protocol == IPPROTO_TCP)
+		ct->client_seen = SEEN_SYN;
+	if (p->replaces)
+		forget(zone, &p->tuple);
+	reply_of(ct, p->tuple.protocol, &draft->reply);
+	fill_nat(&draft->nat, &p->tuple, ct);
+	if (claim_port(ctx, p, zone, draft)) {
+		count_reason(REASON_SNAT_EXHAUSTED);
+		return VERDICT_REFUSE;
+	}
+	ct->source_port = draft->reply.destination_port;
+	if (ct->source_port != p->tuple.source_port)
+		ct->flags |= CONNTRACK_SOURCE_NAT;
+	if (bpf_map_update_elem(conntrack_map(zone, 0), &p->tuple, ct, BPF_NOEXIST)) {
+		/* Another CPU was first (D91, D110): follow it, and give our port back. */
+		bpf_map_delete_elem(nat_map(zone, 0), &draft->reply);
+		other = find_conntrack(zone, &p->tuple, &established);
+		if (!other)
+			return drop(REASON_FLOW_NOT_STORED);
+		ct = other;
+	} else if (p->tuple.protocol == IPPROTO_UDP) {
+		/* as in the socket layer: nobody tells when it ends */
+		count_opened(service_id, choice.backend_id);
+		count_closed(service_id, choice.backend_id, choice.generation);
+	}
+	to->source = ct->source;
+	to->destination = ct->backend;
+	to->source_port = ct->source_port;
+	to->destination_port = ct->backend_port;
+	return verdict;
+}
+
+#endif
