@@ -70,7 +70,12 @@ class Agent:
             tables,
             self._layouts,
             tables.capacity,
-            NodeSettings(node_name(config), str(config.node_port_addresses), loaded.packet_lb),
+            NodeSettings(
+                node_name(config),
+                str(config.node_port_addresses),
+                loaded.packet_lb,
+                config.node_port_range,
+            ),
         )
         lists = DeviceLists(config.devices, config.pod_devices)
         self.packet_layer = start_packet_layer(request, loaded, tables, lists)

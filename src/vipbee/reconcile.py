@@ -18,6 +18,7 @@ from vipbee.collection import collection_paused
 from vipbee.core.desired import Desired
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
 from vipbee.core.plan import Op
+from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.core.select import select
 from vipbee.core.snapshot import Capacity
 from vipbee.core.store import Changes, Store
@@ -32,6 +33,7 @@ class NodeSettings(NamedTuple):
     name: str
     nodeport_addresses: str = "primary"
     packet_lb: bool = False
+    node_port_range: PortRange = NODE_PORTS
 
 
 class Applied(NamedTuple):
@@ -214,6 +216,7 @@ class Reconciler:
             self._local_addresses,
             self._settings.nodeport_addresses,
             packet_lb=self._settings.packet_lb,
+            node_port_range=self._settings.node_port_range,
         )
 
     def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:

@@ -88,6 +88,7 @@ def load_request(config: AgentConfig) -> LoadRequest:
         bind_protection=config.bind_protection,
         socket_lb=config.socket_lb,
         packet_lb=config.packet_lb,
+        packet_constants=config.packet_constants,
     )
 
 

@@ -104,6 +104,46 @@ def agent(
             help="Choose backends when sockets connect; default: on.",
         ),
     ] = None,
+    packet_lb: Annotated[
+        bool | None,
+        typer.Option(
+            "--packet-lb/--no-packet-lb",
+            help="Serve packets on devices: clients outside, VMs, sandboxed pods; default: off.",
+        ),
+    ] = None,
+    nodeport_range: Annotated[
+        str | None,
+        typer.Option(
+            "--nodeport-range",
+            "--service-node-port-range",
+            metavar="FIRST-LAST",
+            help="The API server's range of NodePorts; default: 30000-32767.",
+        ),
+    ] = None,
+    bpf_lb_external_clusterip: Annotated[
+        bool | None,
+        typer.Option(
+            "--bpf-lb-external-clusterip/--no-bpf-lb-external-clusterip",
+            help="Serve ClusterIPs to clients outside as well; default: off.",
+            rich_help_panel="Packets",
+        ),
+    ] = None,
+    conntrack_tcp_timeout_established: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Idle TCP connections are remembered so long; default: 2h4m.",
+            rich_help_panel="Packets",
+        ),
+    ] = None,
+    conntrack_udp_timeout_stream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Idle UDP flows are remembered so long; default: 2m.",
+            rich_help_panel="Packets",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(metavar="text|json", help="Default: text.")
     ] = None,
@@ -135,6 +175,11 @@ def agent(
         "healthz-bind-address": healthz_bind_address,
         "metrics-bind-address": metrics_bind_address,
         "socket-lb": socket_lb,
+        "packet-lb": packet_lb,
+        "nodeport-range": nodeport_range,
+        "cluster-ip-from-outside": bpf_lb_external_clusterip,
+        "conntrack-tcp-timeout-established": conntrack_tcp_timeout_established,
+        "conntrack-udp-timeout-stream": conntrack_udp_timeout_stream,
         "log-format": log_format,
         "log-level": log_level,
     }

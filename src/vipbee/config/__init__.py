@@ -14,6 +14,10 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
     packet-lb: false                      map-sizes: {backends: 65536}
+    nodeport-range: 30000-32767           (or service-node-port-range)
+    snat-port-range: 32768-65535          cluster-ip-from-outside: false
+    conntrack-tcp-timeout-established: 2h4m       conntrack-tcp-timeout-transitory: 4m
+    conntrack-tcp-timeout-reset: 10s      conntrack-udp-timeout-stream: 2m
     audit-interval: 60s
     log-format: text                      log-level: info
     mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
@@ -30,9 +34,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vipbee.config import kubeproxy, values
+from vipbee.config import kubeproxy, packets, values
 from vipbee.config.map_sizes import MapSizes
 from vipbee.config.values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
+from vipbee.core.lifetimes import Lifetimes
+from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.errors import SourceError, UsageError
 from vipbee.sources.yaml_loader import load_document
 
@@ -72,6 +78,13 @@ class AgentConfig:
     metrics_bind: BindAddress | None = DEFAULT_METRICS
     socket_lb: bool = True
     packet_lb: bool = False
+    node_port_range: PortRange = NODE_PORTS
+    snat_port_range: PortRange | None = None  # beside the NodePorts
+    cluster_ip_from_outside: bool = False  # (R42)
+    tcp_established_s: int = Lifetimes().established_s
+    tcp_transitory_s: int = Lifetimes().transitory_s
+    tcp_reset_s: int = Lifetimes().reset_s
+    udp_s: int = Lifetimes().udp_s
     bind_protection: bool = False  # off as in kube-proxy (R93)
     audit_interval_s: float = 60.0
     mass_delete_guard: Mapping[str, float] = field(default_factory=dict)  # (F17)
@@ -83,6 +96,18 @@ class AgentConfig:
     def source(self) -> str:
         """Where Services come from, for people."""
         return str(self.state_file or self.kubeconfig)
+
+    @property
+    def packet_constants(self) -> Mapping[str, int]:
+        """Members of `struct config` that the operator decides."""
+        return packets.constants(
+            lifetimes=Lifetimes(
+                self.tcp_established_s, self.tcp_transitory_s, self.tcp_reset_s, self.udp_s
+            ),
+            node_ports=self.node_port_range,
+            source_ports=self.snat_port_range,
+            cluster_ip_from_outside=self.cluster_ip_from_outside,
+        )
 
     def map_sizes(self, total_memory_bytes: int, cpus: int = 1) -> MapSizes:
         """Sizes for a machine with this much memory, and what the operator set."""
@@ -112,6 +137,15 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     ),
     "socket-lb": ("socket_lb", values.boolean),
     "packet-lb": ("packet_lb", values.boolean),
+    "nodeport-range": ("node_port_range", packets.port_range),
+    "service-node-port-range": ("node_port_range", packets.port_range),
+    "snat-port-range": ("snat_port_range", packets.port_range),
+    "cluster-ip-from-outside": ("cluster_ip_from_outside", values.boolean),
+    "bpf-lb-external-clusterip": ("cluster_ip_from_outside", values.boolean),
+    "conntrack-tcp-timeout-established": ("tcp_established_s", packets.lifetime),
+    "conntrack-tcp-timeout-transitory": ("tcp_transitory_s", packets.lifetime),
+    "conntrack-tcp-timeout-reset": ("tcp_reset_s", packets.lifetime),
+    "conntrack-udp-timeout-stream": ("udp_s", packets.lifetime),
     "bind-protection": ("bind_protection", values.boolean),
     "audit-interval": ("audit_interval_s", values.seconds),
     "mass-delete-guard": ("mass_delete_guard", values.mass_delete_guard),
@@ -146,6 +180,9 @@ def load_config(
             del from_file[name]
     settings = from_file | from_flags
     _check_source(settings)
+    packets.check_ports(
+        settings.get("node_port_range", NODE_PORTS), settings.get("snat_port_range")
+    )
     return AgentConfig(**settings), tuple(warnings)
 
 

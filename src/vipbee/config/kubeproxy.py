@@ -25,10 +25,12 @@ _MAPPED = {
     "metricsBindAddress": "metrics-bind-address",
     "clientConnection.kubeconfig": "kubeconfig",
     "logging.format": "log-format",
+    "conntrack.tcpEstablishedTimeout": "conntrack-tcp-timeout-established",
+    "conntrack.udpStreamTimeout": "conntrack-udp-timeout-stream",
 }
 
 _NO_RULES = "no iptables, ipvs or nftables rules are written"
-_NO_CONNTRACK = "the kernel's connection tracking is not used"
+_OWN_SIZE = "the table of connections is sized by `map-sizes` and the machine's memory"
 _OWN_CLIENT = "the connection to the API server tunes itself"
 
 # By field or by the group it is in, the longest match counts.
@@ -37,7 +39,12 @@ _MEANINGLESS = {
     "bindAddressHardFail": "a listener that cannot be opened is always reported",
     "clientConnection": _OWN_CLIENT,
     "configSyncPeriod": _OWN_CLIENT,
-    "conntrack": _NO_CONNTRACK,
+    "conntrack": "the kernel's connection tracking is not used",
+    "conntrack.maxPerCore": _OWN_SIZE,
+    "conntrack.min": _OWN_SIZE,
+    "conntrack.tcpBeLiberal": "segments are never checked against windows",
+    "conntrack.tcpCloseWaitTimeout": "half-closed connections live as long as established ones",
+    "conntrack.udpTimeout": "UDP flows live for udpStreamTimeout, answered or not",
     "detectLocal": "what is local is told by cgroup and routes",
     "detectLocalMode": "what is local is told by cgroup and routes",
     "enableProfiling": "there is no profiling endpoint",
@@ -51,7 +58,7 @@ _MEANINGLESS = {
     "oomScoreAdj": "set it in the unit or pod that starts vipbee",
     "portRange": "NodePorts are not opened as sockets",
     "showHiddenMetricsForVersion": "there are no hidden metrics",
-    "udpIdleTimeout": _NO_CONNTRACK,
+    "udpIdleTimeout": "UDP flows live for conntrack.udpStreamTimeout",
     "winkernel": "this is not Windows",
     "windowsRunAsService": "this is not Windows",
 }

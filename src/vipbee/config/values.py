@@ -26,8 +26,9 @@ _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASC
 _DEVICE = re.compile(r"[^\s/:,+]{1,15}|[^\s/:,+]{0,14}\+", re.ASCII)
 _URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|m|h)?", re.ASCII)
-_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
+_DURATION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?|(?:[0-9]{1,9}(?:\.[0-9]{1,9})?[smh]){1,3}")
+_DURATION_PART = re.compile(r"([0-9.]+)([smh]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 class BindAddress(NamedTuple):
@@ -84,9 +85,10 @@ def absolute_path(option: str, value: Any) -> Path:
 
 
 def seconds(option: str, value: Any) -> float:
-    """A number of seconds, or text like `30s`, `1m`; at least one second."""
+    """A number of seconds, or text like `30s`, `2h4m0s`; at least one second."""
     match = _DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
-    result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    parts = _DURATION_PART.findall(match[0]) if match else []
+    result = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if result < 1:
         raise UsageError(f"{option} wants a duration of at least 1s, like 60s or 5m, not {value!r}")
     return result

@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from vipbee.abi import AddressFlag
 from vipbee.address import LOOPBACK_V4, LOOPBACK_V6, family_of, format_address, parse_address
 from vipbee.core.policy import refused_vip
+from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.errors import UsageError
 from vipbee.model import Node
 
@@ -36,6 +37,7 @@ class NodeView:
     other_addresses: tuple[bytes, ...] = ()
     loopback: bool = True
     packet_lb: bool = False  # the packet layer runs as well
+    node_port_range: PortRange = NODE_PORTS  # it serves no NodePort outside
     interface_addresses: tuple[bytes, ...] = ()  # with it: all of this node's, for SNAT
     all_addresses: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
@@ -52,6 +54,7 @@ def make_node_view(
     *,
     loopback: bool = True,
     packet_lb: bool = False,
+    node_port_range: PortRange = NODE_PORTS,
 ) -> NodeView:
     """Combine Node objects and interface addresses into the view of node `name`.
 
@@ -80,6 +83,7 @@ def make_node_view(
         other_addresses=tuple(sorted(others.difference(selected), key=_order)),
         loopback=loopback,
         packet_lb=packet_lb,
+        node_port_range=node_port_range,
         interface_addresses=tuple(sorted(local_addresses, key=_order)) if packet_lb else (),
     )
 

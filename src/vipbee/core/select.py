@@ -71,7 +71,7 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
 
     warnings: list[str] = []
     external = _external_addresses(service, node, warnings)
-    served = _served_ports(service, spec, warnings)
+    served = _served_ports(service, spec, node, warnings)
     ranges = _source_ranges(service, external, node, warnings)
     problems: list[Problem] = []
     ports: list[ServicePort] = []
@@ -90,7 +90,9 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
     return Selection(tuple(ports), ())
 
 
-def _served_ports(service: Service, spec: CheckedSpec, warnings: list[str]) -> list[CheckedPort]:
+def _served_ports(
+    service: Service, spec: CheckedSpec, node: NodeView, warnings: list[str]
+) -> list[CheckedPort]:
     served = []
     for port in spec.ports:
         if port.protocol == "SCTP":
@@ -103,6 +105,12 @@ def _served_ports(service: Service, spec: CheckedSpec, warnings: list[str]) -> l
             warnings.append(
                 f"spec.ports[{port.position}].nodePort {port.node_port} is ignored:"
                 " spec.type is ClusterIP"
+            )
+        elif port.node_port and node.packet_lb and not node.node_port_range.has(port.node_port):
+            warnings.append(
+                f"spec.ports[{port.position}].nodePort {port.node_port} is outside"
+                f" nodeport-range {node.node_port_range}: programs of this node reach it,"
+                " clients outside do not"
             )
         served.append(port)
     return served

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,8 @@ class LoadRequest:
     bind_protection: bool = False
     socket_lb: bool = True
     packet_lb: bool = False
+    packet_constants: Mapping[str, int] = field(default_factory=dict)
+    """Members of `struct config` by name; those of config.h stay otherwise."""
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ def _prepare(
         packet_lb=request.packet_lb,
         has_coarse_clock=features.coarse_clock,
         has_fib_skip_neigh=features.fib_skip_neighbour,
+        **request.packet_constants,
     )
     if not request.packet_lb:
         for name in PACKET_MAPS:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vipbee.config import AgentConfig, BindAddress, MapSizes, NodePortAddresses, load_config
+from vipbee.core.port_ranges import PortRange
 from vipbee.errors import UsageError
 
 STATE = {"state_file": "/s"}
@@ -105,6 +106,15 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
             ("https://10.0.0.1:6443", "http://[fd00::1]:80/path"),
         ),
         ("socket_lb", False, "socket_lb", False),
+        ("packet_lb", True, "packet_lb", True),
+        ("nodeport_range", "20000-29999", "node_port_range", PortRange(20000, 29999)),
+        ("service-node-port-range", "1,1024", "node_port_range", PortRange(1, 1024)),
+        ("snat_port_range", [40000, 50000], "snat_port_range", PortRange(40000, 50000)),
+        ("bpf_lb_external_clusterip", True, "cluster_ip_from_outside", True),
+        ("conntrack-tcp-timeout-established", "24h0m0s", "tcp_established_s", 86400),
+        ("conntrack_tcp_timeout_transitory", "2m30s", "tcp_transitory_s", 150),
+        ("conntrack_tcp_timeout_reset", 5, "tcp_reset_s", 5),
+        ("conntrack-udp-timeout-stream", "180s", "udp_s", 180),
         ("bind_protection", True, "bind_protection", True),
         ("audit_interval", "5m", "audit_interval_s", 300.0),
         ("log_format", "json", "log_format", "json"),
@@ -142,6 +152,17 @@ def test_a_flag_is_read(flag: str, value: Any, field: str, expected: object) -> 
         ("socket_lb", "yes", "--socket-lb wants true or false"),
         ("audit_interval", "0", "--audit-interval wants a duration"),
         ("audit_interval", "1d", "--audit-interval wants a duration"),
+        ("nodeport_range", "30000", "--nodeport-range wants a range of ports like"),
+        ("nodeport_range", "32767-30000", "--nodeport-range wants a range of ports like"),
+        ("nodeport_range", "1-65536", "--nodeport-range wants a range of ports like"),
+        ("nodeport_range", "500-65000", "nodeport-range 500-65000 leaves fewer than 1024 ports"),
+        ("snat_port_range", "30000-40000", "snat-port-range 30000-40000 overlaps nodeport-range"),
+        ("snat_port_range", "40000-40100", "snat-port-range 40000-40100 wants at least 1024"),
+        ("snat_port_range", "1000-20000", "snat-port-range 1000-20000 wants at least 1024"),
+        ("conntrack_tcp_timeout_reset", "0s", "--conntrack-tcp-timeout-reset wants a duration"),
+        ("conntrack_tcp_timeout_established", "1.5s", ".* wants whole seconds, at most 31 days"),
+        ("conntrack_udp_timeout_stream", "745h", ".* wants whole seconds, at most 31 days"),
+        ("conntrack_udp_timeout_stream", "2m 5s", ".* wants a duration of at least 1s"),
         ("log_format", "xml", "--log-format wants text or json"),
         ("log_level", "loud", "--log-level wants debug, info"),
         ("colour", "red", "--colour is no option"),
@@ -150,6 +171,27 @@ def test_a_flag_is_read(flag: str, value: Any, field: str, expected: object) -> 
 def test_a_bad_flag_is_named_with_what_it_wants(flag: str, value: Any, message: str) -> None:
     with pytest.raises(UsageError, match=f"^{message}"):
         config_of(**{flag: value})
+
+
+def test_settings_of_the_packet_layer_are_members_of_struct_config() -> None:
+    """R42; the names are checked against the object when it is loaded."""
+    config = config_of(
+        nodeport_range="20000-39999",
+        cluster_ip_from_outside=True,
+        conntrack_tcp_timeout_established="3h",
+    )
+
+    assert config.packet_constants == {
+        "lifetime_established_s": 10800,
+        "lifetime_transitory_s": 240,
+        "lifetime_reset_s": 10,
+        "lifetime_udp_s": 120,
+        "node_port_first": 20000,
+        "node_port_last": 39999,
+        "snat_port_first": 40000,
+        "snat_port_last": 65535,
+        "cluster_ip_from_outside": 1,
+    }
 
 
 def test_no_source_is_refused() -> None:
@@ -284,6 +326,7 @@ def test_fields_of_a_kube_proxy_configuration_are_taken_over(config_file: Any) -
         'metricsBindAddress: "[::1]:2"\n'
         "clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}\n"
         "logging: {format: json}\n"
+        "conntrack: {tcpEstablishedTimeout: 24h0m0s, udpStreamTimeout: 3m0s}\n"
     )
 
     config, warnings = load_config(path, {})
@@ -297,6 +340,8 @@ def test_fields_of_a_kube_proxy_configuration_are_taken_over(config_file: Any) -
         healthz_bind=BindAddress("0.0.0.0", 1),
         metrics_bind=BindAddress("::1", 2),
         log_format="json",
+        tcp_established_s=86400,
+        udp_s=180,
     )
 
 
@@ -335,6 +380,9 @@ def test_what_kubeadm_writes_gives_no_warning_for_what_is_not_set(config_file: A
         ("iptables: {masqueradeAll: true}\n", "iptables.masqueradeAll"),
         ("iptables: {localhostNodePorts: false}\n", "iptables.localhostNodePorts"),
         ("conntrack: {maxPerCore: 32768}\n", "conntrack.maxPerCore"),
+        ("conntrack: {tcpCloseWaitTimeout: 1h0m0s}\n", "conntrack.tcpCloseWaitTimeout"),
+        ("conntrack: {udpTimeout: 10s}\n", "conntrack.udpTimeout"),
+        ("conntrack: {tcpBeLiberal: true}\n", "conntrack.tcpBeLiberal"),
         ("clientConnection: {qps: 50}\n", "clientConnection.qps"),
         ("detectLocal: {bridgeInterface: br0}\n", "detectLocal.bridgeInterface"),
         ("logging: {verbosity: 4}\n", "logging.verbosity"),

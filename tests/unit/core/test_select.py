@@ -6,6 +6,7 @@ R1, R10, R14–R16, R41, R43–R46, R54, R76–R79, R86–R89, R92, R116–R119,
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -399,3 +400,19 @@ def test_no_service_makes_select_fail_and_every_refusal_is_told(fields: dict[str
         keys = [frontend.key for frontend in port.frontends]
         assert len(keys) == len(set(keys)) > 0
         assert all(0 < key.port <= 65535 and len(key.address) == 16 for key in keys)
+
+
+def test_nodeport_outside_the_range_is_served_at_sockets_only() -> None:
+    """R93: the range is the API server's; packets to other ports are never looked up."""
+    spec = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 8080}]}
+    with_packets = dataclasses.replace(NODE, packet_lb=True)
+    item = service(**spec)
+
+    served = select(item, (), with_packets)
+
+    assert any("NodePort" in text for text in texts(served.ports[0]))
+    assert [problem.message for problem in served.problems] == [
+        "spec.ports[0].nodePort 8080 is outside nodeport-range 30000-32767: programs of this node"
+        " reach it, clients outside do not"
+    ]
+    assert select(item, (), NODE).problems == ()
