@@ -384,6 +384,12 @@ struct nat {
 	__u8 pad[7];
 };
 
+/* What a sweep did with an element, as the iterators of sweep.bpf.c print it: a byte each. */
+enum sweep_outcome {
+	SWEEP_CONNECTION = 1, /* it was a connection, and is removed */
+	SWEEP_REVERSE_HALF = 2, /* a reverse half is removed: this one, or the connection's */
+};
+
 /* ---- packet layer: fragments, ranges, refusals ------------------------------------------ */
 
 struct fragment_key {

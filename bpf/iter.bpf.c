@@ -16,6 +16,7 @@
 
 #include "abi.h"
 #include "addr.h"
+#include "iter.h"
 #include "maps.h"
 
 #define CONNECTED 1 /* TCP_ESTABLISHED, which connected UDP sockets have as well */
@@ -56,12 +57,7 @@ struct sock {
 	struct sock_common __sk_common;
 } __attribute__((preserve_access_index));
 
-struct seq_file;
 struct udp_sock;
-
-struct bpf_iter_meta {
-	struct seq_file *seq;
-} __attribute__((preserve_access_index));
 
 struct bpf_iter__bpf_sk_storage_map {
 	struct bpf_iter_meta *meta;

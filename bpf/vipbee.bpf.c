@@ -6,6 +6,7 @@
 #include "sock.bpf.c"
 #include "iter.bpf.c"
 #include "tc.bpf.c"
+#include "sweep.bpf.c"
 
 /* Enums reach BTF only through something that has their type; tests compare abi.py. */
 struct abi_enums {
@@ -21,6 +22,7 @@ struct abi_enums {
 	enum device_flag device_flag;
 	enum conntrack_flag conntrack_flag;
 	enum conntrack_seen conntrack_seen;
+	enum sweep_outcome sweep_outcome;
 };
 
 /* Never called, so never loaded: it only keeps the types that no map mentions. */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's sweep over a full table of established connections."""
+"""The sweep over a full table of established connections, in the kernel and in user space."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tests.support.hooked import Hooked
-from vipbee.abi import ConntrackSeen, MapName
+from vipbee.abi import ConntrackSeen, MapName, SweepOutcome
 from vipbee.core.lifetimes import Lifetimes, reply_tuples
 from vipbee.core.plan import Op
-from vipbee.datapath import pins
+from vipbee.datapath import pins, sweep_iterators
 from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.features import SWEEP_PROGRAMS
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
-from vipbee.sweep import Sweep, Swept
+from vipbee.datapath.pins import PinDirectory
+from vipbee.sweep_tables import Swept, TableSweep
 
-_NOW = 100_000
+_OLD_S = 10_000
 _LIFETIMES = Lifetimes(established_s=7440, transitory_s=240, reset_s=10, udp_s=120)
 _TCP = 6
 
@@ -32,17 +34,30 @@ class SweepTime:
     took_s: float
     cpu_s: float
     longest_step_ms: float
+    """CPU time of the longest step: on a kernel without preemption, what a packet waits."""
 
 
-def measure_sweep(entries: int) -> list[SweepTime]:
+def measure_sweeps(entries: int) -> dict[str, tuple[SweepTime, SweepTime]]:
     """Sweeps of `entries` connections (and as many reverse halves): 1 % over, then all."""
-    with _tables(entries) as tables:
-        _fill(tables, entries)
-        return [_sweep(tables, now) for now in (_NOW, _NOW + 10_000)]
+    with _tables(entries) as (directory, tables):
+        found = {}
+        for who in ("in the kernel", "in user space"):
+            times = []
+            for over in (100, 1):
+                _fill(tables, entries, over)
+                swept = Swept()
+                steps = (
+                    _kernel_steps(directory, swept)
+                    if who == "in the kernel"
+                    else TableSweep(tables, _LIFETIMES).steps(swept)
+                )
+                times.append(_measure(steps, swept))
+            found[who] = (times[0], times[1])
+        return found
 
 
 @contextlib.contextmanager
-def _tables(entries: int) -> Iterator[KernelTables]:
+def _tables(entries: int) -> Iterator[tuple[PinDirectory, KernelTables]]:
     sizes = {name: entries for name in MapName if name.endswith(("_outside", "_pod"))}
     sizes = {name: size for name, size in sizes.items() if "_new_" not in name}
     with Hooked.up(sizes=sizes, loaded=False) as hooked:
@@ -52,10 +67,12 @@ def _tables(entries: int) -> Iterator[KernelTables]:
         if loaded.packet_problem:
             raise RuntimeError(loaded.packet_problem)
         with KernelTables(loaded.directory, load_layouts()) as tables:
-            yield tables
+            yield loaded.directory, tables
 
 
-def _fill(tables: KernelTables, entries: int) -> None:
+def _fill(tables: KernelTables, entries: int, over: int) -> None:
+    """Every `over`-th connection is past its lifetime."""
+    now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
     layouts, number = load_layouts(), np.arange(entries, dtype=np.uint32)
     keys = np.zeros(entries, layouts["flow_tuple"])
     keys["source"]["word"][:, 2:] = [0xFFFF, 0x64400000]
@@ -68,22 +85,30 @@ def _fill(tables: KernelTables, entries: int) -> None:
     values["backend_port"] = 8080
     values["source"], values["source_port"] = keys["source"], keys["source_port"]
     values["client_seen"] = values["backend_seen"] = int(ConntrackSeen.PACKET | ConntrackSeen.SYN)
-    values["last_seen"] = _NOW
-    values["last_seen"][::100] = _NOW - 10_000
+    values["last_seen"] = now
+    values["last_seen"][::over] = (now - _OLD_S) & 0xFFFFFFFF
     halves = np.zeros(entries, layouts["nat"])
     halves["original"], halves["last_seen"] = keys, values["last_seen"]
     tables.apply(Op(MapName.CONNTRACK_OUTSIDE, keys, values))
     tables.apply(Op(MapName.NAT_OUTSIDE, reply_tuples(keys, values), halves))
 
 
-def _sweep(tables: KernelTables, now: int) -> SweepTime:
-    swept, longest = Swept(), 0.0
-    cpu = time.process_time()
-    started = before = time.perf_counter()
-    for _ in Sweep(tables, _LIFETIMES, clock=lambda: now).steps(swept):
-        after = time.perf_counter()
+def _kernel_steps(directory: PinDirectory, swept: Swept) -> Iterator[None]:
+    for program in SWEEP_PROGRAMS:
+        for outcomes in sweep_iterators.sweep_map(directory, program):
+            if "sweep" in program:
+                swept.seen += len(outcomes)
+            swept.connections += int(np.count_nonzero(outcomes & SweepOutcome.CONNECTION))
+            yield
+
+
+def _measure(steps: Iterator[None], swept: Swept) -> SweepTime:
+    longest = 0.0
+    started, cpu = time.perf_counter(), time.thread_time()
+    before = cpu
+    for _ in steps:
+        after = time.thread_time()
         longest, before = max(longest, after - before), after
     took_s = time.perf_counter() - started
-    return SweepTime(
-        swept.seen, swept.connections, took_s, time.process_time() - cpu, longest * 1e3
-    )
+    cpu_s = time.thread_time() - cpu
+    return SweepTime(swept.seen, swept.connections, took_s, cpu_s, longest * 1e3)

@@ -165,6 +165,11 @@ class ConntrackSeen(IntFlag):
     RST = 8
 
 
+class SweepOutcome(IntFlag):
+    CONNECTION = 1
+    REVERSE_HALF = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Layouts:
     """NumPy dtypes of every struct in abi.h, by C name ("frontend_key" → dtype).

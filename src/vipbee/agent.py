@@ -41,6 +41,7 @@ from vipbee.sources.statefile import StateFileSource
 from vipbee.startup import check_source, load_datapath, load_request, make_source, node_name
 from vipbee.stopping import stopped_by_signal
 from vipbee.sweep import Sweep
+from vipbee.sweep_tables import TableSweep
 
 log = structlog.get_logger()
 
@@ -82,6 +83,10 @@ class Agent:
         self._board = Noticeboard(
             tables, self._layouts, node_name=node_name(config), source=config.source
         )
+        self._sweep: Sweep | None = None
+        if (constants := hooks.read_config(self._directory, self._layouts)) is not None:
+            fallback = TableSweep(tables, Lifetimes.of(constants))
+            self._sweep = Sweep(self._directory, fallback)
         self.health = health
         self.metrics = AgentMetrics(tables, self.health)
         self._programming = Programming(
@@ -136,6 +141,8 @@ class Agent:
         async for _ in netns.address_changes():
             self._reconciler.set_local_addresses(await netns.local_addresses())
             self._programming.step("addresses changed", self._reconciler.program)
+            if self._sweep is not None:
+                self._sweep.soon()
 
     async def follow_devices(self) -> None:
         """Keep the packet programs on the right devices."""
@@ -143,10 +150,8 @@ class Agent:
 
     async def sweep_regularly(self) -> None:
         """Forget connections that are over, once it is known which Services there are."""
-        config = hooks.read_config(self._directory, self._layouts)
-        if config is not None:
-            sweep = Sweep(self._tables, Lifetimes.of(config))
-            await sweep.sweep_regularly(lambda: self._reconciler.begun)
+        if self._sweep is not None:
+            await self._sweep.sweep_regularly(lambda: self._reconciler.begun)
 
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""

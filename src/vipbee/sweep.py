@@ -1,77 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes what has outlived its lifetime from the tables that evict nothing by themselves.
+"""When connections that are over are removed, and by whom.
 
 By lifetime only, with the datapath's own clock (F61, F62): an entry past it counts as absent
-there already, so this frees room and decides nothing. In steps of a few milliseconds.
-The tables of unfinished connections are LRU and need no sweep.
+there already, so this frees room and decides nothing. Besides: connections whose packets
+carry an address the node no longer has (D113). The tables of unfinished connections are
+LRU and need no sweep.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import structlog
 
-from vipbee.abi import MapName
-from vipbee.core.lifetimes import Lifetimes, ages_s, remaining_s, reply_tuples
-from vipbee.core.plan import Op
-from vipbee.core.snapshot import Records
-from vipbee.datapath.kernel import KernelTables
+from vipbee.abi import SweepOutcome
+from vipbee.datapath import sweep_iterators
+from vipbee.datapath.features import SWEEP_PROGRAMS
+from vipbee.datapath.pins import PinDirectory
+from vipbee.sweep_tables import Swept, TableSweep
 
 log = structlog.get_logger()
 
-STEP_ENTRIES = 8192
 INTERVAL_S = 30.0
 PRESSED_INTERVAL_S = 5.0
 """Between two sweeps while a table is more than PRESSED full."""
 PRESSED = 0.75
-_UDP = 17
-
-# (established connections, their reverse halves, unfinished ones)
-_ZONES = (
-    (MapName.CONNTRACK_OUTSIDE, MapName.NAT_OUTSIDE, MapName.CONNTRACK_NEW_OUTSIDE),
-    (MapName.CONNTRACK_POD, MapName.NAT_POD, MapName.CONNTRACK_NEW_POD),
-)
-
-
-@dataclass(slots=True)
-class Swept:
-    """What one sweep met."""
-
-    seen: int = 0  # connections
-    connections: int = 0  # removed
-    reverse_halves: int = 0  # removed
-    pressure: float = 0.0  # of the fuller zone, after it
 
 
 class Sweep:
-    """Sweeps both zones. `clock` gives whole seconds of CLOCK_MONOTONIC."""
+    """Sweeps both zones: by iterators in the kernel, or with `fallback` where there are none."""
 
-    def __init__(
-        self,
-        tables: KernelTables,
-        lifetimes: Lifetimes,
-        clock: Callable[[], int] = lambda: int(time.clock_gettime(time.CLOCK_MONOTONIC)),
-    ) -> None:
-        self._tables = tables
-        self._lifetimes = lifetimes
-        self._clock = clock
+    def __init__(self, directory: PinDirectory, fallback: TableSweep) -> None:
+        self._directory = directory
+        self._fallback = fallback
+        self._wanted = asyncio.Event()
+
+    def soon(self) -> None:
+        """Do not wait for the interval: the addresses of the node changed."""
+        self._wanted.set()
 
     async def sweep_regularly(self, is_ready: Callable[[], bool]) -> None:
         """Sweep for ever, but not before the state is known (`is_ready`)."""
         interval_s = INTERVAL_S
         while True:
-            await asyncio.sleep(interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), interval_s)
+            self._wanted.clear()
             if not is_ready():
                 continue
             started = time.monotonic()
-            swept = Swept()
-            for _ in self.steps(swept):
-                await asyncio.sleep(0)  # whoever waits goes first
+            swept = await self._sweep()
             interval_s = PRESSED_INTERVAL_S if swept.pressure > PRESSED else INTERVAL_S
             if swept.connections or swept.reverse_halves:
                 log.debug(
@@ -81,54 +63,31 @@ class Sweep:
                     took_ms=round((time.monotonic() - started) * 1e3, 1),
                 )
 
-    def steps(self, swept: Swept) -> Iterator[None]:
-        """One sweep, a step at each `next`; counts into `swept`."""
-        for conntrack, nat, unfinished in _ZONES:
-            if not self._tables.has(conntrack):
-                continue
-            seen = swept.seen - swept.connections
-            yield from self._connections(conntrack, nat, swept)
-            left = swept.seen - swept.connections - seen
-            swept.pressure = max(swept.pressure, left / self._tables.max_entries(conntrack))
-            yield from self._orphans(conntrack, nat, unfinished, swept)
-
-    def _connections(self, conntrack: MapName, nat: MapName, swept: Swept) -> Iterator[None]:
-        for keys, values in self._tables.walk_hash(conntrack, STEP_ENTRIES):
-            swept.seen += len(keys)
-            remaining = remaining_s(keys["protocol"], values, self._clock(), self._lifetimes)
-            over = np.flatnonzero(remaining < 0)
-            if len(over):
-                self._tables.apply(Op(conntrack, keys[over], None))
-                swept.connections += len(over)
-                replies = reply_tuples(keys[over], values[over])
-                # the tuple may be another connection's by now
-                halves, present = self._tables.read_entries(nat, replies)
-                mine = present & (_rows(halves["original"]) == _rows(keys[over]))
-                self._tables.apply(Op(nat, replies[mine], None))
-                swept.reverse_halves += int(np.count_nonzero(mine))
-            yield
-
-    def _orphans(
-        self, conntrack: MapName, nat: MapName, unfinished: MapName, swept: Swept
-    ) -> Iterator[None]:
-        """Reverse halves whose connection is gone although it never was too old here."""
-        for keys, values in self._tables.walk_hash(nat, STEP_ENTRIES):
-            ages = ages_s(values, self._clock())
-            limits = np.where(
-                keys["protocol"] == _UDP, self._lifetimes.udp_s, self._lifetimes.established_s
-            )
-            old = np.flatnonzero(ages > limits)
-            if len(old):
-                originals = np.ascontiguousarray(values["original"][old])
-                _, is_there = self._tables.read_entries(conntrack, originals)
-                _, is_new = self._tables.read_entries(unfinished, originals)
-                gone = old[~(is_there | is_new)]
-                self._tables.apply(Op(nat, keys[gone], None))
-                swept.reverse_halves += len(gone)
-            yield
+    async def _sweep(self) -> Swept:
+        if sweep_iterators.is_available(self._directory):
+            try:
+                return await asyncio.to_thread(sweep_in_kernel, self._directory)
+            except OSError as error:  # a pin that the next audit restores, or no memory
+                log.warning("the kernel does not sweep its tables", reason=str(error))
+        swept = Swept()
+        for _ in self._fallback.steps(swept):
+            await asyncio.sleep(0)  # whoever waits goes first
+        return swept
 
 
-def _rows(records: Records) -> Records:
-    """Each record as opaque bytes, to compare whole ones."""
-    packed = np.ascontiguousarray(records)
-    return packed.view(np.dtype((np.void, packed.dtype.itemsize)))
+def sweep_in_kernel(directory: PinDirectory) -> Swept:
+    """One sweep of both zones; OSError if a pin is missing. Blocks, in short steps."""
+    swept = Swept()
+    for program, name in SWEEP_PROGRAMS.items():
+        seen = connections = 0
+        for outcomes in sweep_iterators.sweep_map(directory, program):
+            counts = np.bincount(outcomes & SweepOutcome.CONNECTION, minlength=2)
+            seen += len(outcomes)
+            connections += int(counts[SweepOutcome.CONNECTION])
+            swept.reverse_halves += int(np.count_nonzero(outcomes & SweepOutcome.REVERSE_HALF))
+        if name.startswith("conntrack"):
+            swept.seen += seen
+            swept.connections += connections
+            left = (seen - connections) / sweep_iterators.max_entries(directory, name)
+            swept.pressure = max(swept.pressure, left)
+    return swept

@@ -29,6 +29,7 @@ ENUMS: dict[str, tuple[type[IntEnum | IntFlag], str]] = {
     "device_flag": (abi.DeviceFlag, "DEVICE_"),
     "conntrack_flag": (abi.ConntrackFlag, "CONNTRACK_"),
     "conntrack_seen": (abi.ConntrackSeen, "SEEN_"),
+    "sweep_outcome": (abi.SweepOutcome, "SWEEP_"),
 }
 COUNTS = {"REASON_MAX"}
 """C values that count the others."""

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 C_LAYERS: tuple[tuple[str, ...], ...] = (
     # a file includes those above it only; beside each other nobody knows the other
     ("abi.h",),
-    ("config.h", "maps.h", "addr.h"),
+    ("config.h", "maps.h", "addr.h", "iter.h"),
     ("count.h", "service.h", "address_filter.h", "tcp_flow.h"),
     ("backend.h", "ctx_tc.h"),
     ("packet.h",),
@@ -30,7 +30,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("sock_decide.h",),
     ("sock_connect.h",),
     ("sock_datagram.h",),
-    ("sock.bpf.c", "iter.bpf.c", "tc.bpf.c"),
+    ("sock.bpf.c", "iter.bpf.c", "tc.bpf.c", "sweep.bpf.c"),
     ("vipbee.bpf.c",),
 )
 C_FILES = [name for layer in C_LAYERS for name in layer]

@@ -26,6 +26,14 @@ PACKET_PROGRAMS = tuple(
 )
 """The _l3 twins are for devices without Ethernet header."""
 
+SWEEP_PROGRAMS = {
+    "vipbee_sweep_outside": MapName.CONNTRACK_OUTSIDE,
+    "vipbee_orphans_outside": MapName.NAT_OUTSIDE,
+    "vipbee_sweep_pod": MapName.CONNTRACK_POD,
+    "vipbee_orphans_pod": MapName.NAT_POD,
+}
+"""Iterators, and the map each walks; in this order."""
+
 PACKET_MAPS = tuple(
     str(name)
     for name in (
@@ -71,6 +79,7 @@ class Features:
     release_iterator: bool  # release them in the kernel (6.5); else through sock_diag
     coarse_clock: bool = False  # bpf_ktime_get_coarse_ns() (5.11), cheaper per packet
     fib_skip_neighbour: bool = False  # BPF_FIB_LOOKUP_SKIP_NEIGH (6.3)
+    sweep_iterators: bool = False  # else user space walks the tables of connections
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -111,6 +120,7 @@ def probe_features() -> Features:
         # a flag that the kernel does not know fails at run time only
         coarse_clock=_kernel_has_symbol("BPF_FUNC_ktime_get_coarse_ns"),
         fib_skip_neighbour=_kernel_has_symbol("BPF_FIB_LOOKUP_SKIP_NEIGH"),
+        sweep_iterators=try_load(*SWEEP_PROGRAMS) is None,
     )
 
 

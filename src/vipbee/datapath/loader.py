@@ -24,7 +24,13 @@ import numpy as np
 
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins, syscall
-from vipbee.datapath.features import PACKET_MAPS, PACKET_PROGRAMS, SOCKET_PROGRAMS, Features
+from vipbee.datapath.features import (
+    PACKET_MAPS,
+    PACKET_PROGRAMS,
+    SOCKET_PROGRAMS,
+    SWEEP_PROGRAMS,
+    Features,
+)
 from vipbee.datapath.mounts import mount_of, mounts
 from vipbee.datapath.objectfile import RODATA, ObjectFile
 from vipbee.datapath.pins import PinDirectory
@@ -51,7 +57,9 @@ class LoadRequest:
     @property
     def programs(self) -> tuple[str, ...]:
         """Everything to load; packet programs are attached by attach_tc, not here."""
-        return self.features.programs + (PACKET_PROGRAMS if self.packet_lb else ())
+        packets = PACKET_PROGRAMS if self.packet_lb else ()
+        sweep = tuple(SWEEP_PROGRAMS) if self.packet_lb and self.features.sweep_iterators else ()
+        return self.features.programs + packets + sweep
 
 
 @dataclass(frozen=True, slots=True)

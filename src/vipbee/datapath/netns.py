@@ -18,7 +18,8 @@ _SO_NETNS_COOKIE = 71
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _SCOPE_UNIVERSE = 0
 _ELSEWHERE = ("198.51.100.1", "2001:db8::1")  # documentation: routed like the rest
-_IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # dad failed, deprecated, tentative
+_IFA_F_UNUSABLE = 0x08 | 0x40  # dad failed, tentative
+_IFA_F_DEPRECATED = 0x20  # no source for new connections, still reached by old ones
 
 
 def netns_cookie() -> int:
@@ -35,8 +36,8 @@ def netns_cookie() -> int:
 async def local_addresses() -> tuple[bytes, ...]:
     """Global addresses of all interfaces, 16 bytes each, the preferred one of a family first.
 
-    Preferred: on the interface of the default route, then by interface index. Loopback,
-    link-local and not (yet) usable addresses are left out.
+    Preferred: on the interface of the default route, then by interface index; deprecated
+    ones last. Loopback, link-local and not (yet) usable addresses are left out.
     """
     found = []
     async with AsyncIPRoute() as route:
@@ -47,8 +48,10 @@ async def local_addresses() -> tuple[bytes, ...]:
             if text is None or not is_global or message["flags"] & _IFA_F_UNUSABLE:
                 continue
             index = message["index"]
-            found.append((index not in uplinks, index, parse_address(text)))
-    return tuple(dict.fromkeys(address for _, _, address in sorted(found, key=lambda f: f[:2])))
+            is_deprecated = bool(message["flags"] & _IFA_F_DEPRECATED)
+            order = (is_deprecated, index not in uplinks, index)
+            found.append((order, parse_address(text)))
+    return tuple(dict.fromkeys(address for _, address in sorted(found, key=lambda f: f[0])))
 
 
 async def _way_out(route: AsyncIPRoute, destination: str) -> int | None:

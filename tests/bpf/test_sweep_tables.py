@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sweep where the kernel has no iterators: by lifetime only, both halves, others untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.hooked import Hooked
+from vipbee.abi import ConntrackFlag, ConntrackSeen, MapName
+from vipbee.core.lifetimes import Lifetimes, reply_tuples
+from vipbee.core.plan import Op
+from vipbee.core.snapshot import Records
+from vipbee.datapath import pins
+from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.loader import load
+from vipbee.sweep_tables import Swept, TableSweep
+
+LAYOUTS = load_layouts()
+NOW = 100_000
+LIFETIMES = Lifetimes(established_s=7440, transitory_s=240, reset_s=10, udp_s=120)
+TCP, UDP = 6, 17
+ALIVE = ConntrackSeen.PACKET | ConntrackSeen.SYN
+FIN = ALIVE | ConntrackSeen.FIN
+RST = ALIVE | ConntrackSeen.RST
+MANY = 200_000
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[KernelTables]:
+    sizes = {name: MANY for name in MapName if name.endswith(("_outside", "_pod"))}
+    sizes = {name: size for name, size in sizes.items() if "_new_" not in name}
+    with Hooked.up(sizes=sizes, loaded=False) as hooked:
+        pins.prepare_root(hooked.bpf_root)
+        with pins.exclusive(hooked.bpf_root):
+            loaded = load(replace(hooked.request(), packet_lb=True))
+        assert loaded.packet_problem == ""
+        with KernelTables(loaded.directory, LAYOUTS) as tables:
+            yield tables
+
+
+@pytest.fixture(autouse=True)
+def _empty(tables: KernelTables) -> Iterator[None]:
+    yield
+    for name in (MapName.CONNTRACK_OUTSIDE, MapName.NAT_OUTSIDE):
+        tables.apply(Op(name, tables.read_hash(name)[0], None))
+
+
+def connections(number: int) -> tuple[Records, Records]:
+    """Established TCP connections of as many clients, last seen just now."""
+    keys = np.zeros(number, LAYOUTS["flow_tuple"])
+    values = np.zeros(number, LAYOUTS["conntrack"])
+    keys["source"]["word"] = [0, 0, 0xFFFF, 0xC0000201]
+    keys["source"]["word"][:, 3] += np.arange(number, dtype=np.uint32) // 50_000
+    keys["source_port"] = 1024 + np.arange(number) % 50_000
+    keys["destination"]["word"] = [0, 0, 0xFFFF, 0xCB00710A]
+    keys["destination_port"] = 80
+    keys["protocol"] = TCP
+    values["backend"]["word"] = [0, 0, 0xFFFF, 0x0AF40102]
+    values["backend_port"] = 8080
+    values["source"] = keys["source"]
+    values["source_port"] = keys["source_port"]
+    values["client_seen"] = values["backend_seen"] = ALIVE
+    values["last_seen"] = NOW
+    return keys, values
+
+
+def put(tables: KernelTables, keys: Records, values: Records) -> Records:
+    """Both halves; returns the keys of the reverse ones."""
+    replies = reply_tuples(keys, values)
+    halves = np.zeros(len(keys), LAYOUTS["nat"])
+    halves["original"] = keys
+    halves["last_seen"] = values["last_seen"]
+    tables.apply(Op(MapName.CONNTRACK_OUTSIDE, keys, values))
+    tables.apply(Op(MapName.NAT_OUTSIDE, replies, halves))
+    return replies
+
+
+def sweep(tables: KernelTables, now: int = NOW) -> Swept:
+    swept = Swept()
+    for _ in TableSweep(tables, LIFETIMES, clock=lambda: now).steps(swept):
+        pass
+    return swept
+
+
+@pytest.mark.parametrize(
+    ("protocol", "client", "backend", "lifetime_s"),
+    [
+        (TCP, ALIVE, ALIVE, 7440),
+        (TCP, ConntrackSeen.SYN, ALIVE, 240),
+        (TCP, FIN, ALIVE, 7440),
+        (TCP, FIN, FIN, 240),
+        (TCP, RST, ALIVE, 10),
+        (TCP, ALIVE, RST, 10),
+        (UDP, ConntrackSeen.PACKET, ConntrackSeen.PACKET, 120),
+    ],
+)
+def test_an_entry_goes_when_its_lifetime_is_over_and_not_a_second_before(
+    tables: KernelTables, protocol: int, client: int, backend: int, lifetime_s: int
+) -> None:
+    """D68-D91, F61: RFC 5382 and 4787 lifetimes; both halves go together."""
+    keys, values = connections(1)
+    keys["protocol"] = protocol
+    values["client_seen"], values["backend_seen"] = client, backend
+    put(tables, keys, values)
+
+    before = sweep(tables, NOW + lifetime_s)
+    after = sweep(tables, NOW + lifetime_s + 1)
+
+    assert (before.connections, before.reverse_halves) == (0, 0)
+    assert (after.connections, after.reverse_halves) == (1, 1)
+    assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 0
+
+
+def test_a_reverse_half_that_belongs_to_another_connection_stays(tables: KernelTables) -> None:
+    """D101: the tuple was given to somebody else meanwhile."""
+    keys, values = connections(2)
+    values["last_seen"][0] = NOW - 10_000
+    values["backend_port"] = 8080
+    values["source"][1], values["source_port"][1] = values["source"][0], values["source_port"][0]
+    values["flags"][1] = ConntrackFlag.SOURCE_NAT
+    put(tables, keys, values)  # both have one reply tuple: the later entry is there
+
+    swept = sweep(tables)
+
+    assert (swept.connections, swept.reverse_halves) == (1, 0)
+    assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 1
+
+
+def test_a_reverse_half_without_connection_goes_when_it_is_old(tables: KernelTables) -> None:
+    keys, values = connections(3)
+    values["last_seen"] = [NOW, NOW - 7441, NOW - 7441]
+    put(tables, keys, values)
+    tables.apply(Op(MapName.CONNTRACK_OUTSIDE, keys[:2], None))
+    # of the third only the backend speaks: its connection lives, so its old half stays
+    values["last_seen"][2] = NOW
+    tables.apply(Op(MapName.CONNTRACK_OUTSIDE, keys[2:], values[2:]))
+
+    swept = sweep(tables)
+
+    left = tables.read_hash(MapName.NAT_OUTSIDE)[1]["original"]["source_port"]
+    assert (swept.connections, swept.reverse_halves) == (0, 1)
+    assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
+
+
+def test_a_large_table_is_swept_in_short_steps(tables: KernelTables) -> None:
+    """Issue 3 §3, §7: no step keeps the agent from its other work for long."""
+    keys, values = connections(MANY)
+    values["last_seen"][::100] = NOW - 10_000
+    put(tables, keys, values)
+    swept, steps = Swept(), []
+
+    for _ in _timed(TableSweep(tables, LIFETIMES, clock=lambda: NOW).steps(swept), steps):
+        pass
+
+    assert swept.connections == swept.reverse_halves == MANY // 100
+    assert 0.98 < swept.pressure < 1
+    assert max(steps) < 0.5  # a loaded machine; some 10 ms otherwise
+    print(f"swept {MANY:,} in {sum(steps):.2f} s, longest step {max(steps) * 1e3:.1f} ms")
+
+
+def _timed(steps: Iterator[None], into: list[float]) -> Iterator[None]:
+    while True:
+        started = time.perf_counter()
+        try:
+            next(steps)
+        except StopIteration:
+            return
+        into.append(time.perf_counter() - started)
+        yield
