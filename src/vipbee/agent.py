@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,11 +28,12 @@ from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.release import release_stale_sockets
 from vipbee.errors import EnvironmentUnusable, KernelError
-from vipbee.model import ServiceName
+from vipbee.model import Problem, ServiceName
 from vipbee.noticeboard import Noticeboard
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
 from vipbee.observe.metrics import AgentMetrics
+from vipbee.observe.service_health import WILDCARDS, ServiceHealthServers, by_family
 from vipbee.packet_layer import DeviceLists, start_packet_layer
 from vipbee.programming import Programming
 from vipbee.reconcile import NodeSettings, Reconciler
@@ -89,13 +90,15 @@ class Agent:
             self._sweep = Sweep(self._directory, fallback)
         self.health = health
         self.metrics = AgentMetrics(tables, self.health)
+        self._service_health = ServiceHealthServers(self.health)
         self._programming = Programming(
             self._reconciler,
             self._board,
             self.health,
             self.metrics,
             release=partial(release_stale_sockets, self._directory, self._layouts),
-            elsewhere=self.packet_layer.problems,
+            elsewhere=self._problems,
+            programmed=self._follow_health_checks,
         )
 
     async def start(self) -> None:
@@ -153,6 +156,19 @@ class Agent:
         if self._sweep is not None:
             await self._sweep.sweep_regularly(lambda: self._reconciler.begun)
 
+    async def serve_health_checks(self) -> None:
+        """Answer load balancers that ask for Services with policy Local."""
+        await self._service_health.serve(self._programming.tell_problems)
+
+    def _follow_health_checks(self) -> None:
+        addresses: Mapping[int, Sequence[str]] = WILDCARDS
+        if not self._config.node_port_addresses.is_primary:
+            addresses = by_family(self._reconciler.node_port_addresses())
+        self._service_health.follow(self._reconciler.health_checks(), addresses)
+
+    def _problems(self) -> list[Problem]:
+        return [*self.packet_layer.problems(), *self._service_health.problems()]
+
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
         map_ids = self._tables.map_ids()
@@ -199,3 +215,4 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.follow_addresses(), name="addresses")
         tasks.create_task(agent.follow_devices(), name="devices")
         tasks.create_task(agent.sweep_regularly(), name="sweep")
+        tasks.create_task(agent.serve_health_checks(), name="health checks")

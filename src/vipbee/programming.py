@@ -30,7 +30,8 @@ class Programming:
     """Runs the steps of one Reconciler.
 
     `release` ends UDP sockets whose backend is gone and returns how many. `elsewhere` are
-    problems that others than the Reconciler know of.
+    problems that others than the Reconciler know of. `programmed` is called after every step
+    that succeeded.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Programming:
         metrics: AgentMetrics,
         *,
         release: Callable[[], int],
-        elsewhere: Callable[[], Sequence[Problem]] = tuple,
+        elsewhere: Callable[[], Sequence[Problem]],
+        programmed: Callable[[], None],
     ) -> None:
         self._reconciler = reconciler
         self._board = board
@@ -49,6 +51,7 @@ class Programming:
         self._metrics = metrics
         self._release = release
         self._elsewhere = elsewhere
+        self._programmed = programmed
 
     def take(self, batch: Sequence[events.SourceEvent]) -> None:
         """Note every event, then program what all of them come to, once (R8)."""
@@ -78,6 +81,7 @@ class Programming:
         if self._reconciler.is_in_force:
             self._health.synced(time.time())
         self._health.set_node(self._reconciler.own_node())
+        self._programmed()
         # with every audit too: an agent that was killed may not have come this far
         if applied.backends_withdrawn or what == "audit":
             self._release_sockets()

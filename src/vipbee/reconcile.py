@@ -8,7 +8,7 @@ list (R8); until then the tables stay as an earlier process left them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from vipbee.abi import BackendFlag, Layouts, MapName
 from vipbee.collection import collection_paused
 from vipbee.core.desired import Desired
+from vipbee.core.health_checks import HealthCheck, HealthChecks
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
 from vipbee.core.plan import Op
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
@@ -54,6 +55,7 @@ class Reconciler:
         self._settings = settings
         self._store = Store()
         self._desired = Desired(layouts, capacity)
+        self._health_checks = HealthChecks()
         self._local_addresses: tuple[bytes, ...] = ()
         self._node: NodeView | None = None
         self._pending = Changes(set(), False)
@@ -198,6 +200,14 @@ class Reconciler:
                 return node
         return None
 
+    def health_checks(self) -> Mapping[ServiceName, HealthCheck]:
+        """What is programmed means for load balancers; the same object while nothing changed."""
+        return self._health_checks.refresh(self._desired.ports)
+
+    def node_port_addresses(self) -> tuple[bytes, ...]:
+        """Addresses of this node that NodePorts are served on."""
+        return self._node.own_addresses if self._node else ()
+
     def adopted_services(self) -> frozenset[ServiceName]:
         """What an earlier process programmed and no source has confirmed yet."""
         return self._desired.adopted
@@ -221,11 +231,14 @@ class Reconciler:
 
     def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:
         self._select_problems.clear()
-        return {name: self._select(name) for name in self._store.names()}
+        names = self._store.names()
+        self._health_checks.retain(names)
+        return {name: self._select(name) for name in names}
 
     def _select(self, name: ServiceName) -> tuple[ServicePort, ...]:
         self._select_problems.pop(name, None)
         service = self._store.service(name)
+        self._health_checks.note(name, service)
         if service is None:
             return ()
         assert self._node is not None

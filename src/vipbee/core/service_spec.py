@@ -63,6 +63,8 @@ def check_spec(service: Service) -> tuple[CheckedSpec, list[str]]:
         wrong.append(
             f"spec.externalTrafficPolicy {spec.externalTrafficPolicy!r} is not Cluster or Local"
         )
+    if not 0 <= spec.healthCheckNodePort <= 65535:
+        wrong.append(f"spec.healthCheckNodePort {spec.healthCheckNodePort} is not in 1..65535")
     checked = CheckedSpec(
         _check_cluster_ips(spec, wrong),
         _check_ports(spec.ports, wrong),

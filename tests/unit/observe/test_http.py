@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from vipbee.errors import KernelError, UsageError
 from vipbee.observe.health import Health
-from vipbee.observe.http import parse_bind, serve_health, serve_metrics
+from vipbee.observe.http import serve_health, serve_metrics
+from vipbee.observe.listening import parse_bind
 
 
 async def ask(port: int | None, path: str, *, method: str = "GET", more: str = "") -> list[bytes]:
@@ -75,7 +76,7 @@ def test_requests_are_small_and_read_only() -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vipbee.observe.http._MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("vipbee.observe.listening._MAX_CONNECTIONS", 2)
 
     async def scenario() -> None:
         async with serve_health("127.0.0.1:0", Health()) as port:
@@ -89,7 +90,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silent_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vipbee.observe.http._CONNECTION_S", 0.05)
+    monkeypatch.setattr("vipbee.observe.listening._CONNECTION_S", 0.05)
 
     async def scenario() -> None:
         async with serve_health("127.0.0.1:0", Health()) as port:
