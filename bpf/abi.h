@@ -333,6 +333,8 @@ enum conntrack_flag {
 	CONNTRACK_SOURCE_NAT = 1, /* the backend sees another source address or port */
 	CONNTRACK_REDIRECT = 2, /* both directions bypass the stack (remote backend, hairpin) */
 	CONNTRACK_NODE_CLIENT = 4, /* the client is a program of this node */
+	/* nat only: a connection that bypasses us has this tuple, `original` is its own (D85) */
+	CONNTRACK_DIRECT = 8,
 };
 
 /* What one side of a connection has sent; each side's packets write its own byte only. */

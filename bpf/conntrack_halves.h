@@ -108,12 +108,37 @@ static __noinline int restore_forward(enum zone zone, const struct flow_tuple *r
 	ct.generation = nat->generation;
 	ct.last_seen = now_s();
 	ct.flags = nat->flags;
-	if (established) {
+	ct.backend_seen = SEEN_PACKET | SEEN_SYN; /* it speaks, so it has agreed */
+	if (established)
 		ct.client_seen = SEEN_PACKET | SEEN_SYN;
-		ct.backend_seen = SEEN_PACKET | SEEN_SYN;
-	}
 	bpf_map_update_elem(conntrack_map(zone, established), &original, &ct, BPF_NOEXIST);
 	count_reason(REASON_TWIN_REPAIRED);
+	return 0;
+}
+
+/*
+ * The tuple turns out to be that of a connection that bypasses us: it keeps it, and
+ * claim_port() gives the next one through a VIP another port. Written where connections
+ * begin, so it is evicted and reclaimed like one that nobody confirmed.
+ */
+static __noinline int leave_to_direct(enum zone zone, const struct flow_tuple *reply,
+				      const struct nat *found)
+{
+	struct flow_tuple original = found->original;
+	struct nat direct = {
+		.original = {
+			.source = reply->destination,
+			.destination = reply->source,
+			.source_port = reply->destination_port,
+			.destination_port = reply->source_port,
+			.protocol = reply->protocol,
+		},
+		.last_seen = now_s(),
+		.flags = CONNTRACK_DIRECT,
+	};
+
+	forget(zone, &original);
+	bpf_map_update_elem(nat_map(zone, 0), reply, &direct, BPF_NOEXIST);
 	return 0;
 }
 

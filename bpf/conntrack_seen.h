@@ -101,6 +101,25 @@ static __always_inline void note_backend(struct conntrack *ct, const struct pack
 }
 
 /*
+ * With the source kept, a connection of the same client port straight to the backend has
+ * the same reply tuple. Is this packet of that one? A SYN on a connection that is over is,
+ * unless it repeats one we know; so is anything else from a backend that has not agreed
+ * yet: it has that connection already, and answers our SYN for it (RFC 5961, 4).
+ */
+static __always_inline int is_of_direct_connection(const struct conntrack *ct,
+						   const struct packet *p)
+{
+	int agreed = ct->backend_seen & SEEN_SYN;
+
+	if (p->tuple.protocol != IPPROTO_TCP || p->fragment == LATER_FRAGMENT)
+		return 0;
+	if (p->tcp_flags & TCP_SYN)
+		return (is_reset(ct) || is_finished(ct)) &&
+		       !(agreed && p->acknowledged == ct->backend_ack);
+	return !agreed && !(p->tcp_flags & TCP_RST);
+}
+
+/*
  * A connection may stay with its backend: TCP always, once the backend has agreed (R34);
  * before that while it exists (D77); UDP while it serves (R110-R113).
  */

@@ -27,18 +27,27 @@ static __always_inline int from_backend(struct __sk_buff *ctx, struct packet *p,
 	nat = find_nat(zone, &p->tuple, &established);
 	if (!nat || !(nat->flags & CONNTRACK_REDIRECT) != !redirected)
 		return TC_ACT_UNSPEC;
+	now = now_s();
+	if (!redirected && nat->flags & CONNTRACK_DIRECT) {
+		if (nat->last_seen != now)
+			nat->last_seen = now;
+		return TC_ACT_UNSPEC;
+	}
 	to.source = nat->original.destination;
 	to.destination = nat->original.source;
 	to.source_port = nat->original.destination_port;
 	to.destination_port = nat->original.source_port;
 	to.protocol = p->tuple.protocol;
-	now = now_s();
 	ct = find_conntrack(zone, &nat->original, &where);
 	if (!ct) {
 		restore_forward(zone, &p->tuple, nat, established);
 	} else {
 		if (!belongs_to(nat, ct) || !is_live(ct, p->tuple.protocol, now))
 			return TC_ACT_UNSPEC;
+		if (!redirected && is_of_direct_connection(ct, p)) {
+			leave_to_direct(zone, &p->tuple, nat);
+			return TC_ACT_UNSPEC;
+		}
 		note_backend(ct, p, where);
 		if (ct->last_seen != now)
 			ct->last_seen = now;

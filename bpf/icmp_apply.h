@@ -12,6 +12,7 @@
 #include "abi.h"
 #include "conntrack.h"
 #include "count.h"
+#include "echo.h"
 #include "fib.h"
 #include "icmp.h"
 #include "maps.h"
@@ -54,12 +55,14 @@ static __noinline int icmp_error(struct __sk_buff *ctx, const struct packet *p, 
 		count_reason(REASON_ICMP_PASSED); /* about a socket of this node */
 		return TC_ACT_UNSPEC;
 	}
+	if (to->redirect && !entering)
+		return TC_ACT_UNSPEC; /* restored where it comes in */
+	if (checksum_is_wrong(ctx, p))
+		return dropped(REASON_ICMP_MALFORMED);
 	if (!to->redirect)
 		return rewrite_icmp_error(ctx, p, &work->quote, to, 0)
 			       ? dropped(REASON_REWRITE_FAILED)
 			       : TC_ACT_UNSPEC;
-	if (!entering)
-		return TC_ACT_UNSPEC;
 	if (p->ttl <= 1)
 		return dropped(REASON_TTL_EXPIRED); /* no error about an error */
 	if (find_route(ctx, p, &to->source, &to->destination, &route) != ROUTE_FOUND)

@@ -24,6 +24,8 @@
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 #define MAX_EXTENSION_HEADERS 6
 
+#define ICMP_HEADER 8
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -252,7 +254,9 @@ static __always_inline enum parsed parse_l4(struct __sk_buff *ctx, struct packet
 		return parse_udp(ctx, p);
 	if (protocol != (p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return PARSED_OTHER;
-	return load_bytes(ctx, p->l4, &p->icmp_type, 1) ? PARSED_MALFORMED : PARSED_ICMP;
+	if (l4_length(p) < ICMP_HEADER || load_bytes(ctx, p->l4, &p->icmp_type, 1))
+		return PARSED_MALFORMED;
+	return PARSED_ICMP;
 }
 
 static __always_inline int is_clean_syn(const struct packet *p)

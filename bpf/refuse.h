@@ -271,6 +271,8 @@ static __always_inline int refuse(struct __sk_buff *ctx, const struct packet *p)
 {
 	if (p->tuple.protocol == IPPROTO_TCP && p->fragment == NOT_FRAGMENTED)
 		return send_reset(ctx, p);
+	if (p->tcp_flags & TCP_RST) /* in part of one; RFC 1122, 4.2.3.9: no answer to a RST */
+		return TC_ACT_SHOT;
 	return send_error(ctx, p, ANSWER_PORT_UNREACHABLE, 0);
 }
 

@@ -17,6 +17,8 @@
 
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
+#define ICMP_CHECKSUM 2
+#define IPV4_CHECKSUM 10
 
 static __always_inline __u64 csum_fold32(__u64 sum)
 {

@@ -156,6 +156,7 @@ class ConntrackFlag(IntFlag):
     SOURCE_NAT = 1
     REDIRECT = 2
     NODE_CLIENT = 4
+    DIRECT = 8
 
 
 class ConntrackSeen(IntFlag):

@@ -15,7 +15,7 @@ from tests.support.packet_model.lab import HERE, REMOTE, SELF, V6, Addresses, Ca
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
 from tests.support.packet_model.tracking import Zone
-from tests.support.packet_model.wire import ETH_LENGTH, UDP, Endpoint, Packet, parse
+from tests.support.packet_model.wire import ETH_LENGTH, TCP, UDP, Endpoint, Packet, parse
 from tests.support.packet_model.world import packed
 from vipbee.abi import FrontendKind, Reason
 
@@ -220,3 +220,18 @@ def test_d7_a_first_part_with_an_impossible_udp_length(
     talk.say_frame(first[:at] + length.to_bytes(2) + first[at + 2 :])
 
     assert not any(bench.tables.connections(Zone.OUTSIDE))
+
+
+@pytest.mark.parametrize("flags", ["R", "RA"])
+def test_d136_the_first_part_of_a_reset_is_never_refused(
+    bench: Bench, family: Addresses, flags: str
+) -> None:
+    """D21, D136, R37: RFC 1122: no answer to a RST, whole or not, and be it an ICMP error."""
+    unknown = Endpoint(packed(family.cluster_ip.format(10)), 4444)
+    client = Endpoint(packed(family.pods[0]), 40000)
+    part, *_ = fragments(Segment(client, unknown, TCP, flags, payload=bytes(80)), 48)
+
+    outcome = bench.send(Hook.POD_IN, "pod0", part)
+
+    assert outcome.action is Action.DROP
+    assert outcome.reasons == (Reason.UNKNOWN_PORT,)

@@ -182,16 +182,41 @@ def test_d53_errors_for_local_backends_keep_their_source(
     assert outcome.frame == cell.error(router, talk.backend.address, original.frame())
 
 
-def test_d57_a_bad_icmp_checksum_is_not_repaired(bench: Bench, cell: Cell, protocol: int) -> None:
-    """D57: dropped, or just as wrong behind us; the model accepts nothing else."""
-    talk = talk_on("outside", bench, cell.family, protocol)
+@pytest.mark.parametrize("place", [2, 8 + 1, -1], ids=["checksum", "quote", "last byte"])
+@pytest.mark.parametrize("path", PATHS)
+def test_d57_a_bad_icmp_checksum_is_dropped(
+    bench: Bench, cell: Cell, protocol: int, path: str, place: int
+) -> None:
+    """D57, RFC 5508 REQ-3: with 8 bytes quoted and with all, in and out."""
+    talk = talk_on(path, bench, cell.family, protocol)
     translated = replace(forward(talk), source=talk.shown_client, destination=talk.backend)
     frame = cell.error(packed(cell.family.router), talk.shown_client.address, translated.frame())
-    at = ETH_LENGTH + (20 if cell.family.family == 4 else 40) + 2
+    at = ETH_LENGTH + (20 if cell.family.family == 4 else 40) + place
+    at = at if place > 0 else len(frame) - 1
 
     outcome = talk.answer_frame(frame[:at] + bytes([frame[at] ^ 0x40]) + frame[at + 1 :])
 
-    assert outcome.action in (Action.DROP, Action.REDIRECT)
+    assert outcome.action is Action.DROP
+    assert outcome.reasons == (Reason.ICMP_MALFORMED,)
+
+
+def test_d57_an_error_too_long_to_be_one_stays_as_wrong_as_it_is(
+    bench: Bench, family: Addresses, kind: str
+) -> None:
+    """D35, D57: RFC 1812 and 4443 end at 576 and 1,280 bytes; we sum up to 1,536."""
+    cell = Cell(family, kind, quote=None)
+    talk = outside(bench, family, HERE)
+    talk.establish()
+    shown = replace(backward(talk), payload=bytes(1800))
+    frame = cell.error(packed(family.router), talk.frontend.address, shown.frame())
+    at = ETH_LENGTH + (20 if family.family == 4 else 40) + 2
+
+    outcome = bench.run(
+        Hook.UPLINK_IN, "up0", frame[:at] + bytes([frame[at] ^ 0x40]) + frame[at + 1 :]
+    )
+
+    assert outcome.action is Action.PASS
+    assert outcome.frame != frame
 
 
 def test_d58_d62_errors_about_nothing_known(bench: Bench, cell: Cell, protocol: int) -> None:

@@ -8,12 +8,13 @@ from scapy.layers import inet, inet6
 from scapy.packet import Raw
 
 from tests.support.packet_bench import Bench
+from tests.support.packet_model.answers import TOO_BIG
 from tests.support.packet_model.dialogue import from_pod, outside
 from tests.support.packet_model.generate import Segment, echo, framed, icmp_error
 from tests.support.packet_model.lab import HERE, REMOTE, SELF, V4, V6, Addresses
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
-from tests.support.packet_model.wire import UDP
+from tests.support.packet_model.wire import UDP, Packet, parse
 from tests.support.packet_model.world import packed
 from vipbee.abi import Reason
 
@@ -147,3 +148,27 @@ def test_hairpin_with_ttl_1(bench: Bench, family: Addresses, protocol: int) -> N
     outcome = talk.say_frame(Segment(talk.client, talk.frontend, protocol, ttl=1).frame())
 
     assert outcome.reasons == (Reason.TTL_EXPIRED,)
+
+
+@pytest.mark.parametrize("dont_fragment", [True, False], ids=["DF", "no DF"])
+@pytest.mark.parametrize("established", [True, False], ids=["established", "new"])
+def test_d127_too_large_for_the_way_to_a_remote_backend(
+    bench: Bench, protocol: int, dont_fragment: bool, established: bool
+) -> None:
+    """D52, D127: told with the path's MTU, also without DF: nothing here can fragment."""
+    talk = outside(bench, V4, REMOTE, protocol=protocol)
+    if established:
+        talk.establish()
+    flags = "PA" if established else "S"
+    large = Segment(talk.client, talk.frontend, protocol, flags, payload=bytes(1500)).ip()
+    large.flags = "DF" if dont_fragment else 0
+
+    observed = bench.run(Hook.UPLINK_IN, "up0", framed(large))
+    answer = parse(observed.frame)
+
+    assert observed.action is Action.REDIRECT
+    assert observed.reasons == {Reason.TOO_BIG: 1}
+    assert isinstance(answer, Packet)
+    assert (answer.source, answer.destination) == (talk.frontend.address, talk.client.address)
+    assert answer.frame[answer.l4 : answer.l4 + 2] == bytes(TOO_BIG[4])
+    assert int.from_bytes(answer.frame[answer.l4 + 6 : answer.l4 + 8]) == 1500

@@ -12,7 +12,7 @@ from scapy.packet import Raw
 
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.dialogue import outside
-from tests.support.packet_model.generate import PAYLOAD, Segment, ethernet, framed
+from tests.support.packet_model.generate import PAYLOAD, Segment, echo, ethernet, framed
 from tests.support.packet_model.lab import ANY, HERE, REMOTE, V4, V6, Addresses
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action, Outcome, show
@@ -78,6 +78,20 @@ def test_d3_udp_header_cut(bench: Bench, family: Addresses, l4_bytes: int) -> No
     frame = patched(frame, L3 + (2 if family.family == 4 else 4), struct.pack("!H", length))
 
     assert send(bench, frame).reasons == (Reason.MALFORMED,)
+
+
+@pytest.mark.parametrize("address", ["vip", "node"])
+@pytest.mark.parametrize("l4_bytes", [0, 1, 4, 7])
+def test_d3_echo_request_cut(bench: Bench, family: Addresses, l4_bytes: int, address: str) -> None:
+    """D3: less than an ICMP header is neither answered nor handed on, padded or not."""
+    destination = packed(family.lb(10) if address == "vip" else family.node)
+    header = 20 if family.family == 4 else 40
+    whole = echo(packed(family.client), destination)
+    length = header + l4_bytes if family.family == 4 else l4_bytes
+    whole = patched(whole, L3 + (2 if family.family == 4 else 4), struct.pack("!H", length))
+
+    for frame in (whole[: L3 + header + l4_bytes], whole):
+        assert send(bench, frame).reasons == (Reason.MALFORMED,)
 
 
 @pytest.mark.parametrize("offset", [0, 4, 15])

@@ -214,7 +214,9 @@ class Connecting:
             source = Endpoint(address, port)
             flow = tracker.find_reply(at.zone, packet.protocol, backend.endpoint, source, at.now)
             own = (packet.protocol, source, backend.endpoint) in world.node_sockets
-            return (flow is None or flow is replaces) and not own
+            key = (at.zone, packet.protocol, backend.endpoint, source)
+            is_direct = tracker.is_direct(key, at.now)
+            return (flow is None or flow is replaces) and not own and not is_direct
 
         wish = packet.source_port
         keep: int | None = wish if is_free(wish) else None

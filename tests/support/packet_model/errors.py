@@ -29,7 +29,8 @@ class Errors:
 
     def icmp_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         if packet.defect is not None:
-            return self._cut(packet)
+            reason = Reason.FRAGMENT_TINY if packet.fragment else Reason.MALFORMED
+            return (_dropped("D3", reason),)
         if is_error(packet):
             whole = self._error_in(packet, at)
             if packet.fragment is None:
@@ -40,23 +41,6 @@ class Errors:
         if is_echo_request(packet):
             return self._echo_in(packet, at)
         return (_passed("D67"),)
-
-    def _cut(self, packet: Packet) -> tuple[Alternative, ...]:
-        """Less than an ICMP header: what the node gets itself it may judge itself."""
-        reasons = (Reason.MALFORMED, Reason.ICMP_MALFORMED, Reason.ECHO_IGNORED)
-        drops = tuple(_dropped("D3", reason) for reason in reasons)
-        flags = self.state.world.flags(packet.destination)
-        is_nodes = bool(flags & (AddressFlag.NODE | AddressFlag.SNAT))
-        has_type = len(packet.frame) > packet.l4  # also when it is padding already
-        if is_nodes or (has_type and not is_error(packet) and not is_echo_request(packet)):
-            return (*drops, _passed("D3, D67"))
-        if has_type and not is_error(packet):  # rows.NOT_YET: such an echo is still answered
-            reasons_answered = (Reason.ECHO_ANSWERED,)
-            answer = Outcome(
-                Action.REDIRECT, "D3", reasons=reasons_answered, reply=lambda _frame: None
-            )
-            return (*drops, Alternative.of(answer))
-        return drops
 
     def _echo_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         """R39, D64: answered or ignored, never handed on to where it could loop."""
@@ -94,11 +78,12 @@ class Errors:
             quote = None  # such errors are restored where they leave
         if quote is None:
             return self._not_ours(packet, Reason.ICMP_UNKNOWN, "D58, D62")
-        bad = _dropped("D57", Reason.ICMP_MALFORMED)
+        if not icmp_checksum_holds(packet):
+            return (_dropped("D57", Reason.ICMP_MALFORMED),)
         good = self._translated_in(packet, quote, at)
         if is_impossible_source(packet.source):  # routing may refuse it before we look
             good = (*good, _dropped("D146", Reason.NO_ROUTE), _dropped("D146", Reason.MARTIAN))
-        return good if icmp_checksum_holds(packet) else (bad, *good)
+        return good
 
     def _not_ours(self, packet: Packet, reason: Reason, rule: str) -> tuple[Alternative, ...]:
         """A node address gets errors about the node's own packets: those must pass."""
@@ -155,7 +140,9 @@ class Errors:
         quote = find_quote(quoted, self.state.tracker, at.zone, at.now, to_backend=False)
         if quote is None or quote.flow.redirected:
             return unchanged
-        good = tuple(
+        if not icmp_checksum_holds(packet):
+            return (_dropped("D57", Reason.ICMP_MALFORMED),)
+        return tuple(
             Alternative.of(
                 Outcome(
                     Action.PASS,
@@ -165,8 +152,6 @@ class Errors:
             )
             for source in self._shown_sources(packet, quote)
         )
-        bad = _dropped("D57", Reason.ICMP_MALFORMED)
-        return good if icmp_checksum_holds(packet) else (bad, *good)
 
 
 def _dropped(rule: str, reason: Reason) -> Alternative:

@@ -7,10 +7,12 @@ uplink_out, pod_out   restore the replies of backends the stack delivered to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from enum import StrEnum
 
 from tests.support.packet_model.connect import Connecting
+from tests.support.packet_model.decide import is_clean_syn
 from tests.support.packet_model.errors import Errors
 from tests.support.packet_model.outcome import (
     Action,
@@ -166,7 +168,10 @@ class Model:
             at.zone, packet.protocol, packet.client, packet.dialled, at.now
         )
         if flow is not None and self.connecting.continues(flow, packet):
-            return self.translating.forward(flow, packet, at)
+            follows = self.translating.forward(flow, packet, at)
+            if flow.may_be_closed and not flow.is_closed and is_clean_syn(packet):
+                return (*follows, *self.connecting.new(packet, at, replaces=flow))
+            return follows
         return self.connecting.new(packet, at, replaces=flow)
 
     def _later_fragment_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
@@ -222,8 +227,25 @@ class Model:
             packet = packet.with_ports(*known)
         flow = self._flow_of(packet, at, inbound=False)
         if flow is None:
-            return (passed("nothing of ours"),)
-        return self.translating.backward_to_stack(flow, packet, at)
+            return (self._direct(packet, at),)
+        restored = self.translating.backward_to_stack(flow, packet, at)
+        leave = functools.partial(self.tracker.leave_to_direct, flow, at.now)
+        passes = (Alternative.of(Outcome(Action.PASS, "D85"), leave),)
+        if flow.is_another_s(packet, is_closed=flow.is_closed):
+            return passes
+        if flow.is_another_s(packet, is_closed=flow.may_be_closed):
+            return (*restored, *passes)
+        return restored
+
+    def _direct(self, packet: Packet, at: At) -> Alternative:
+        """Not ours, but maybe of a connection whose tuple is left to it (D85)."""
+        key = (at.zone, packet.protocol, packet.client, packet.dialled)
+
+        def commit() -> None:
+            if key in self.tracker.direct:
+                self.tracker.direct[key] = at.now
+
+        return Alternative.of(Outcome(Action.PASS, "nothing of ours"), commit)
 
     def fragment_key(self, packet: Packet) -> FragmentKey:
         return self.state.fragment_key(packet)

@@ -11,7 +11,6 @@ ROWS = [*range(1, 124), *range(145, 153)]
 """D rows a packet at a tc hook can show."""
 
 NOT_YET: list[tuple[str, str]] = [
-    ("D3", "an echo request to an external VIP cut below 8 bytes is answered instead of dropped"),
     ("D23", "a part before the first one is dropped and counted: BPF cannot hold packets back"),
     ("D30", "no program runs at XDP"),
     ("D36", "CHECKSUM_PARTIAL needs a sending socket: tests/net, not a test run"),

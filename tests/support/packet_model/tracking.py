@@ -35,6 +35,7 @@ class Side:
     syn: bool = False
     fin: bool = False
     rst: bool = False
+    rst_near: bool = False  # one in a window of 64 kB: may be believed, or not
     any: bool = False
     ack: int | None = None  # last acknowledgement: the sequence the other side goes on with
 
@@ -69,6 +70,10 @@ class Flow:
         both_fins = self.from_client.fin and self.from_backend.fin
         return self.from_client.rst or self.from_backend.rst or both_fins
 
+    @property
+    def may_be_closed(self) -> bool:
+        return self.is_closed or self.from_client.rst_near or self.from_backend.rst_near
+
     def lifetime(self, lifetimes: Lifetimes) -> int:
         if self.protocol == UDP:
             return lifetimes.udp
@@ -89,6 +94,20 @@ class Flow:
         if backend is None:
             return False
         return self.protocol == TCP or bool(backend.flags & BackendFlag.SERVING)
+
+    def is_another_s(self, packet: Packet, *, is_closed: bool) -> bool:
+        """D85: of a connection straight from this client port to the backend, source kept.
+
+        A SYN when this one is over, unless it repeats its own; or anything else, but a RST,
+        of a backend that never agreed to this one.
+        """
+        if self.protocol != TCP or packet.is_later_fragment:
+            return False
+        if packet.flags & SYN:
+            (acknowledgement,) = struct.unpack_from("!I", packet.frame, packet.l4 + 8)
+            mine = self.from_backend
+            return is_closed and not (mine.syn and acknowledgement == mine.ack)
+        return not self.from_backend.syn and not packet.flags & RST
 
     # ---- what a packet tells ------------------------------------------------------------
 
@@ -118,8 +137,9 @@ def _note_tcp(mine: Side, other: Side, packet: Packet, *, opening: bool) -> None
     if packet.flags & RST:
         if (opening and other.ack is None) or sequence == other.ack:
             mine.rst = True
+        mine.rst_near |= other.ack is None or (sequence - other.ack) % 2**32 < 65536
         return
-    mine.rst = False
+    mine.rst = mine.rst_near = False
     mine.syn |= bool(packet.flags & SYN)
     mine.fin |= bool(packet.flags & FIN)
     if packet.flags & ACK:
@@ -133,6 +153,8 @@ class Tracker:
     world: World
     forward: dict[ForwardKey, Flow] = field(default_factory=dict)
     reply: dict[ReplyKey, Flow] = field(default_factory=dict)
+    direct: dict[ReplyKey, int] = field(default_factory=dict)
+    """Tuples of connections that bypass us, and when the backend last used them (D85)."""
 
     def find_forward(
         self, zone: Zone, protocol: int, client: Endpoint, frontend: Endpoint, now: int
@@ -152,12 +174,22 @@ class Tracker:
         for stale in (self.forward.get(flow.forward_key), self.reply.get(flow.reply_key)):
             if stale is not None:
                 self.remove(stale)
+        self.direct.pop(flow.reply_key, None)
         self.forward[flow.forward_key] = flow
         self.reply[flow.reply_key] = flow
 
     def remove(self, flow: Flow) -> None:
         self.forward.pop(flow.forward_key, None)
         self.reply.pop(flow.reply_key, None)
+
+    def leave_to_direct(self, flow: Flow, now: int) -> None:
+        self.remove(flow)
+        self.direct[flow.reply_key] = now
+
+    def is_direct(self, key: ReplyKey, now: int) -> bool:
+        """Remembered as long as a connection nobody confirmed."""
+        seen = self.direct.get(key)
+        return seen is not None and now - seen <= self.world.lifetimes.transitory
 
     def alive(self, now: int) -> Iterator[Flow]:
         return (f for f in self.forward.values() if f.is_alive(self.world.lifetimes, now))
