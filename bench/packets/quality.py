@@ -98,4 +98,4 @@ class _Filling:
 
 def refused(bench: Bench) -> int:
     """Flows refused so far for want of a port."""
-    return int(bench._read_reasons()[Reason.SNAT_EXHAUSTED])
+    return bench.counted(Reason.SNAT_EXHAUSTED)

@@ -14,6 +14,7 @@ import contextlib
 import ctypes as c
 import fcntl
 import os
+import platform
 import socket
 import struct
 import subprocess
@@ -38,7 +39,11 @@ from vipbee.datapath.objectfile import ObjectFile
 _LIBC = c.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _TEST_RUN = 10
-_SK_BUFF_SIZE, _IFINDEX_AT = 192, 40
+_SK_BUFF_SIZE, _IFINDEX_AT, _GSO_SIZE_AT = 192, 40, 176
+_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+_SYSCALL = _LIBC.syscall
+_SYSCALL.argtypes = (c.c_long, c.c_int, c.c_void_p, c.c_uint)
+_SYSCALL.restype = c.c_long
 _DEVICES = ("up0", "up1", "pod0", "pod1")
 _ACTIONS = {0xFFFFFFFF: Action.PASS, 0: Action.PASS, 2: Action.DROP, 7: Action.REDIRECT}
 
@@ -63,14 +68,16 @@ class Bench:
         self.tables = Tables(load_layouts(), datapath.map_fd)
         self.model = Model(lab_world(ifindexes))
         self.now = 100_000  # the model's clock; the kernel's is moved by ageing entries
-        self._out = (c.c_char * 65536)()
+        self._runner = TestRunner()
+        self._program_fds = {hook: datapath.program_fd(f"vipbee_{hook}") for hook in Hook}
+        self._reasons_fd = datapath.map_fd("reasons")
         count, cpus = len(Reason) + 1, libbpf().libbpf_num_possible_cpus()  # type: ignore[operator]
         self._reason_buffers = (
             np.zeros(count, dtype=np.uint32),
             np.zeros((count, cpus), dtype=np.uint64),
         )
         self._cursor = bytearray(16)
-        self._reasons = self._read_reasons()
+        self._reasons_raw = self._fetch_reasons().copy()
         self.tables.program(self.model.world)
 
     @classmethod
@@ -90,7 +97,7 @@ class Bench:
         self.tables.remove_frontends(self.model.world)
         self.model = Model(lab_world(self.ifindexes))
         self.tables.program(self.model.world)
-        self._reasons = self._read_reasons()
+        self._reasons_raw = self._fetch_reasons().copy()
 
     def send(self, hook: Hook, device: str, frame: bytes) -> Outcome:
         """Through both; the rule that the outcome falls under."""
@@ -102,14 +109,11 @@ class Bench:
 
     def run(self, hook: Hook, device: str, frame: bytes) -> Observed:
         """Through the C alone."""
-        ran = run_once(
-            self.datapath.program_fd(f"vipbee_{hook}"), frame, self.ifindexes[device], self._out
-        )
-        after = self._read_reasons()
-        moved = after - self._reasons
-        self._reasons = after
-        reasons = {Reason(int(n)): int(moved[n]) for n in np.flatnonzero(moved)}
-        return Observed(_ACTIONS[ran.code], ran.frame, reasons)
+        ran = self._runner.run(self._program_fds[hook], frame, self.ifindexes[device])
+        return Observed(_ACTIONS[ran.code], ran.frame, self._moved_reasons())
+
+    def counted(self, reason: Reason) -> int:
+        return int(self._fetch_reasons()[reason].sum())
 
     def remove_backend(self, backend: Endpoint, *, gone: bool = True) -> None:
         """Delete an endpoint of the lab (`gone`), or let it terminate."""
@@ -123,51 +127,68 @@ class Bench:
         self.now += seconds
         self.tables.shift_clock(seconds)
 
-    def _read_reasons(self) -> np.ndarray:
-        """Counts by reason, all CPUs."""
-        fd = self.datapath.map_fd("reasons")
+    def _moved_reasons(self) -> dict[Reason, int]:
+        """What was counted since the last call. Most packets count nothing: told at a glance."""
+        raw, before = self._reason_buffers[1], self._reasons_raw
+        self._fetch_reasons()
+        if raw.data == before.data:
+            return {}
+        moved = (raw - before).sum(axis=1)
+        self._reasons_raw = raw.copy()
+        return {Reason(int(n)): int(moved[n]) for n in np.flatnonzero(moved)}
+
+    def _fetch_reasons(self) -> np.ndarray:
+        """Counts by reason and CPU."""
         keys, values = self._reason_buffers
         try:
-            syscall.map_lookup_batch(fd, keys, values, self._cursor, first=True)
+            syscall.map_lookup_batch(self._reasons_fd, keys, values, self._cursor, first=True)
         except syscall.BatchError as error:
             if error.done != len(keys):
                 raise
-        total: np.ndarray = values.sum(axis=1)
-        return total
+        return values
 
 
-def run_once(
-    program_fd: int, frame: bytes, ifindex: int, out: c.Array[c.c_char], *, gso_size: int = 0
-) -> Run:
-    """BPF_PROG_TEST_RUN of a tc program; raises OSError where the kernel refuses the frame."""
-    data = c.create_string_buffer(frame, len(frame))
-    context = bytearray(_SK_BUFF_SIZE)
-    struct.pack_into("=I", context, _IFINDEX_AT, ifindex)
-    struct.pack_into("=I", context, 176, gso_size)
-    context_buffer = (c.c_char * len(context)).from_buffer(context)
-    # union bpf_attr.test: fd, retval, sizes in and out, data in and out, repeat, duration,
-    # context sizes in and out, context in and out
-    attributes = bytearray(128)
-    struct.pack_into(
-        "=IIIIQQIIIIQQ",
-        attributes,
-        0,
-        program_fd,
-        0,
-        len(frame),
-        len(out),
-        c.addressof(data),
-        c.addressof(out),
-        1,
-        0,
-        len(context),
-        0,
-        c.addressof(context_buffer),
-        0,
-    )
-    syscall._bpf(_TEST_RUN, attributes)
-    _, code, _, size = struct.unpack_from("=IIII", attributes)
-    return Run(code, bytes(memoryview(out)[:size]))
+class TestRunner:
+    """BPF_PROG_TEST_RUN of tc programs; its buffers are made once, for millions of runs."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._in, self._out = (c.c_char * 65536)(), (c.c_char * 65536)()
+        self._context = (c.c_char * _SK_BUFF_SIZE)()
+        self._attributes = (c.c_char * 128)()
+        self._input, self._output = memoryview(self._in), memoryview(self._out)
+        # union bpf_attr.test: fd, retval, sizes in and out, data in and out, repeat, duration,
+        # context sizes in and out, context in and out
+        self._layout = struct.Struct("=IIIIQQIIIIQQ")
+        self._results = struct.Struct("=IIII")
+
+    def run(self, program_fd: int, frame: bytes, ifindex: int, *, gso_size: int = 0) -> Run:
+        """Raises OSError where the kernel refuses the frame."""
+        c.memmove(self._in, frame, len(frame))
+        struct.pack_into("=I", self._context, _IFINDEX_AT, ifindex)
+        struct.pack_into("=I", self._context, _GSO_SIZE_AT, gso_size)
+        self._layout.pack_into(
+            self._attributes,
+            0,
+            program_fd,
+            0,
+            len(frame),
+            len(self._out),
+            c.addressof(self._in),
+            c.addressof(self._out),
+            1,
+            0,
+            _SK_BUFF_SIZE,
+            0,
+            c.addressof(self._context),
+            0,
+        )
+        if _SYSCALL(_BPF, _TEST_RUN, c.addressof(self._attributes), len(self._attributes)) < 0:
+            number = c.get_errno()
+            raise OSError(number, os.strerror(number))
+        _, code, _, size = self._results.unpack_from(self._attributes)
+        return Run(code, self._output[:size].tobytes())
 
 
 @contextlib.contextmanager

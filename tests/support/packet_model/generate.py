@@ -7,6 +7,7 @@ have an Ethernet header between two fixed link addresses.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,13 @@ class Segment:
         return header / Raw(self.payload) if self.payload else header
 
     def frame(self) -> bytes:
-        return framed(self.ip())
+        return _frame_of(self)
+
+
+@functools.lru_cache(maxsize=4096)
+def _frame_of(segment: Segment) -> bytes:
+    """Scapy takes longer than everything else of a test, and tests repeat themselves."""
+    return framed(segment.ip())
 
 
 def framed(packet: ScapyPacket) -> bytes:
@@ -68,6 +75,7 @@ def ethernet(kind: int, payload: bytes) -> bytes:
     return bytes(Ether(**ETHER, type=kind)) + payload
 
 
+@functools.lru_cache(maxsize=4096)
 def echo(source: bytes, destination: bytes, *, identifier: int = 7, ttl: int = 64) -> bytes:
     """An echo request."""
     ends = {"src": show(source), "dst": show(destination)}
@@ -80,6 +88,7 @@ def echo(source: bytes, destination: bytes, *, identifier: int = 7, ttl: int = 6
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def icmp_error(
     source: bytes,
     destination: bytes,
@@ -111,7 +120,8 @@ def icmp_error(
     return framed(outer / Raw(message[:2] + int(value).to_bytes(2) + message[4:]))
 
 
-def fragments(segment: Segment, size: int, *, identity: int = 0x1234) -> list[bytes]:
+@functools.lru_cache(maxsize=4096)
+def fragments(segment: Segment, size: int, *, identity: int = 0x1234) -> tuple[bytes, ...]:
     """The datagram in frames of `size` bytes of data each (a multiple of 8), in order."""
     packet = segment.ip()
     whole = bytes(packet)
@@ -136,7 +146,7 @@ def fragments(segment: Segment, size: int, *, identity: int = 0x1234) -> list[by
                 nh=segment.protocol, offset=at // 8, m=int(more), id=identity
             )
         pieces.append(framed(outer / part))
-    return pieces
+    return tuple(pieces)
 
 
 def truncations(frame: bytes) -> Iterator[bytes]:

@@ -10,9 +10,8 @@ from tests.support.packet_model.wire import TCP, UDP, Endpoint, Packet
 
 
 def ones_sum(data: bytes) -> int:
-    """Sum of big-endian 16-bit words, carries not folded. Odd data is padded with zero."""
-    padded = data + b"\0" * (len(data) % 2)
-    return sum(word for (word,) in struct.iter_unpack("!H", padded))
+    """Ones' complement sum of big-endian 16-bit words; odd data is padded with zero."""
+    return _fold(int.from_bytes(data + b"\0" if len(data) % 2 else data))
 
 
 def internet_checksum(data: bytes) -> int:
@@ -20,7 +19,7 @@ def internet_checksum(data: bytes) -> int:
 
 
 def _fold(total: int) -> int:
-    """0 only for a sum of nothing but zeros: the two zeros of ones' complement."""
+    """All carries added: 2**16 is 1 modulo 0xffff. 0 only for a sum of nothing but zeros."""
     folded = total % 0xFFFF
     return 0xFFFF if folded == 0 and total else folded
 
@@ -32,7 +31,7 @@ def updated(checksum: int, changes: Iterable[tuple[bytes, bytes]]) -> int:
     for old, new in changes:
         if old != new:
             changed = True
-            total += ones_sum(bytes(byte ^ 0xFF for byte in old)) + ones_sum(new)
+            total += _fold(int.from_bytes(old) ^ (1 << 8 * len(old)) - 1) + ones_sum(new)
     return ~_fold(total) & 0xFFFF if changed else checksum
 
 
