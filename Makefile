@@ -58,6 +58,10 @@ test-net: $(STAMPS)/run $(VENV)/development $(OBJECT) ## real programs through V
 test-kernels: $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## the same through VIPs on kernels 5.10, 6.1 and 6.12 (QEMU)
 	@$(PYTEST) tests/kernels
 
+.PHONY: test-image
+test-image: $(STAMPS)/run $(STAMPS)/image $(VENV)/development $(OBJECT) ## build deploy/Dockerfile, run the DaemonSet's pod from it (root)
+	@$(AS_ROOT) $(PYTEST) tests/image
+
 .PHONY: bench
 bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## measure, and print ratios (root)
 	@$(AS_ROOT) $(PYTHON) -m bench
