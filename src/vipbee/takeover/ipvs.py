@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kube-proxy in IPVS mode leaves: virtual servers, the device kube-ipvs0, sets of addresses.
+
+`kube-proxy --cleanup` flushes all of IPVS. Here only its own virtual servers go: those of an
+address on kube-ipvs0, and those of a port in its sets of NodePorts; a keepalived beside it keeps
+its own. Sets that a rule still uses cannot be destroyed, so they go after the iptables rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyroute2 import IPVS, IPRoute, IPSet, IPVSService
+from pyroute2.netlink.exceptions import NetlinkError
+
+from vipbee.address import format_address, parse_address
+from vipbee.errors import KernelError
+
+DEVICE = "kube-ipvs0"
+_SERVERS = Path("/proc/net/ip_vs")
+_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+_NODE_PORT_SETS = {
+    f"KUBE-{family}NODE-PORT-{local}{name}": protocol
+    for family in ("", "6-")
+    for local in ("", "LOCAL-")
+    for name, protocol in (("TCP", 6), ("UDP", 17), ("SCTP-HASH", 132))
+}
+_OTHER_SETS = (
+    *("LOOP-BACK", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER"),
+    *("LOAD-BALANCER-FW", "LOAD-BALANCER-LOCAL", "LOAD-BALANCER-SOURCE-IP"),
+    *("LOAD-BALANCER-SOURCE-CIDR", "HEALTH-CHECK-NODE-PORT", "IPVS-IPS"),
+)
+_MAX_SET_NAME = 31
+_SETS = frozenset(
+    name[:_MAX_SET_NAME]
+    for name in (*_NODE_PORT_SETS, *(f"KUBE-{f}{n}" for f in ("", "6-") for n in _OTHER_SETS))
+)
+_SERVER = re.compile(
+    r"^(TCP|UDP|SCTP) +(?:([0-9A-F]{8})|\[([0-9a-f:]+)\]):([0-9A-F]{4}) ", re.MULTILINE
+)
+
+
+class VirtualServer(NamedTuple):
+    protocol: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What of IPVS is kube-proxy's."""
+
+    device: int  # ifindex; 0 if there is none
+    servers: tuple[VirtualServer, ...]
+    sets: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.device or self.servers or self.sets)
+
+    def __str__(self) -> str:
+        parts = [DEVICE] if self.device else []
+        parts += [f"{len(self.servers)} virtual servers"] if self.servers else []
+        parts += [f"{len(self.sets)} sets of addresses"] if self.sets else []
+        return ", ".join(parts)
+
+
+def find() -> Leftovers:
+    device, addresses = _device()
+    sets = tuple(_sets())
+    servers = list(parse_servers(_SERVERS.read_text())) if _SERVERS.exists() else []
+    ports = _node_ports(sets) if servers else set()
+    return Leftovers(device, tuple(own_servers(servers, addresses, ports)), sets)
+
+
+def own_servers(
+    servers: Collection[VirtualServer],
+    addresses: Collection[str],
+    node_ports: Collection[tuple[int, int]],
+) -> Iterator[VirtualServer]:
+    """Those of kube-proxy: of addresses on its device, or of (protocol, port) in its sets."""
+    for server in servers:
+        if server.address in addresses or (server.protocol, server.port) in node_ports:
+            yield server
+
+
+def parse_servers(text: str) -> Iterator[VirtualServer]:
+    """Virtual servers in /proc/net/ip_vs; those by firewall mark are never kube-proxy's."""
+    for protocol, v4, v6, port in _SERVER.findall(text):
+        address = v6 or ".".join(str(byte) for byte in bytes.fromhex(v4))
+        yield VirtualServer(
+            _PROTOCOLS[protocol], format_address(parse_address(address)), int(port, 16)
+        )
+
+
+def remove_servers_and_device(found: Leftovers) -> None:
+    """Raise KernelError if the kernel refuses."""
+    try:
+        if found.servers:
+            with IPVS() as ipvs:
+                for server in found.servers:
+                    key = IPVSService(
+                        addr=server.address, port=server.port, protocol=server.protocol
+                    )
+                    ipvs.service("del", service=key)
+        if found.device:
+            with IPRoute() as route:
+                route.link("del", index=found.device)
+    except NetlinkError as error:
+        raise KernelError(f"removing kube-proxy's {found}", error.code) from None
+
+
+def destroy_sets(names: Collection[str]) -> list[str]:
+    """Returns those that somebody's rule still uses."""
+    kept = []
+    with IPSet() as sets:
+        for name in names:
+            try:
+                sets.destroy(name)
+            except NetlinkError:
+                kept.append(name)
+    return kept
+
+
+def _device() -> tuple[int, set[str]]:
+    """Number and addresses of kube-ipvs0."""
+    with IPRoute() as route:
+        found: list[int] = route.link_lookup(ifname=DEVICE)
+        if not found:
+            return 0, set()
+        messages: list[Any] = list(route.addr("dump", index=found[0]))
+    texts = [m.get_attr("IFA_LOCAL") or m.get_attr("IFA_ADDRESS") for m in messages]
+    return found[0], {format_address(parse_address(text)) for text in texts if text}
+
+
+def _sets() -> list[str]:
+    try:
+        with IPSet() as sets:
+            names = [message.get_attr("IPSET_ATTR_SETNAME") for message in sets.list()]
+    except (NetlinkError, OSError):
+        return []  # a kernel without sets has none
+    return sorted(name for name in names if name in _SETS)
+
+
+def _node_ports(sets: Collection[str]) -> set[tuple[int, int]]:
+    found: set[tuple[int, int]] = set()
+    with IPSet() as handle:
+        for name in sets:
+            protocol = _NODE_PORT_SETS.get(name)
+            if protocol is None:
+                continue
+            for message in handle.list(name):
+                for _, entry in (message.get_attr("IPSET_ATTR_ADT") or {"attrs": ()})["attrs"]:
+                    port = entry.get_attr("IPSET_ATTR_PORT_FROM") or entry.get_attr(
+                        "IPSET_ATTR_PORT"
+                    )
+                    if port:
+                        found.add((protocol, int(port)))
+    return found
