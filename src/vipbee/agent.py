@@ -43,6 +43,7 @@ from vipbee.startup import check_source, load_datapath, load_request, make_sourc
 from vipbee.stopping import stopped_by_signal
 from vipbee.sweep import Sweep
 from vipbee.sweep_tables import TableSweep
+from vipbee.takeover.watch import Takeover, refuse_beside_kube_proxy
 
 log = structlog.get_logger()
 
@@ -100,6 +101,7 @@ class Agent:
             elsewhere=self._problems,
             programmed=self._follow_health_checks,
         )
+        self._takeover = Takeover(lambda: self._reconciler.serves_all, packet_lb=loaded.packet_lb)
 
     async def start(self) -> None:
         """Adopt what is pinned and note who we are; nothing else is written yet."""
@@ -167,7 +169,15 @@ class Agent:
         self._service_health.follow(self._reconciler.health_checks(), addresses)
 
     def _problems(self) -> list[Problem]:
-        return [*self.packet_layer.problems(), *self._service_health.problems()]
+        return [
+            *self.packet_layer.problems(),
+            *self._service_health.problems(),
+            *self._takeover.problems(),
+        ]
+
+    async def take_over(self) -> None:
+        """Clear away what a kube-proxy left, once everything is served here."""
+        await self._takeover.work(self._programming.tell_problems)
 
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
@@ -190,6 +200,8 @@ async def run(config: AgentConfig) -> None:
     check_source(config)  # what is wrong with it is said before anything is attached
     collect_rarely()
     capabilities.require()
+    if not config.takeover:
+        await asyncio.to_thread(refuse_beside_kube_proxy)
     pins.prepare_root(config.bpf_root)
     health = Health()
     with contextlib.ExitStack() as stack:
@@ -216,3 +228,5 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.follow_devices(), name="devices")
         tasks.create_task(agent.sweep_regularly(), name="sweep")
         tasks.create_task(agent.serve_health_checks(), name="health checks")
+        if config.takeover:
+            tasks.create_task(agent.take_over(), name="takeover")

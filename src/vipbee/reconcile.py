@@ -185,6 +185,11 @@ class Reconciler:
         """Everything that is known is programmed: no write failed since the last repair."""
         return self._begun and not self._out_of_step
 
+    @property
+    def serves_all(self) -> bool:
+        """As `is_in_force`, and every source has been read: nobody else need serve."""
+        return self.is_in_force and self._is_complete
+
     def problems(self) -> list[Problem]:
         """Everything an operator must know, without duplicates, in a stable order."""
         found = [p for problems in self._source_problems.values() for p in problems]

@@ -14,11 +14,13 @@ import pytest
 
 from tests.support.hooked import Hooked
 from vipbee.cli.main import run
-from vipbee.datapath import capabilities, leftovers, probe, probe_hooks
+from vipbee.datapath import capabilities, probe, probe_hooks
 from vipbee.datapath.features import SOCKET_PROGRAMS, probe_features
 from vipbee.datapath.finding import Finding, Result
 from vipbee.datapath.mounts import find_cgroup_root
+from vipbee.datapath.other_agent import other_agent
 from vipbee.errors import KernelError
+from vipbee.takeover.findings import find_kube_proxy
 
 NAME = "vipbee-test-check"
 BPF_ROOT = Path("/sys/fs/bpf") / NAME
@@ -140,29 +142,10 @@ def test_without_capabilities_nothing_else_is_tried(monkeypatch: pytest.MonkeyPa
     assert findings["capabilities"].is_blocking
 
 
-@pytest.mark.parametrize(
-    ("output", "number"),
-    [
-        (b"*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n", 0),
-        (b"*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n:KUBE-SERVICES - [0:0]\n", 2),
-    ],
-)
-def test_kube_proxys_chains_are_counted(
-    output: bytes, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leftovers, "_output", lambda *_: output)
-
-    finding = by_name(leftovers.find_leftovers(BPF_ROOT))["kube-proxy in iptables"]
-
-    assert finding.result is (Result.WARNING if number else Result.OK)
-    assert finding.used == (f"{number} chains" if number else "none")
-    assert not finding.is_blocking
-
-
 def test_tool_that_is_not_installed_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
 
-    findings = by_name(leftovers.find_leftovers(BPF_ROOT))
+    findings = by_name(find_kube_proxy())
 
     assert not [what for what in findings if "tables" in what]
 
@@ -173,7 +156,7 @@ def test_running_agent_is_a_warning() -> None:
     lock = os.open(BPF_ROOT, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        finding = leftovers.other_agent(BPF_ROOT)
+        finding = other_agent(BPF_ROOT)
     finally:
         os.close(lock)
         BPF_ROOT.rmdir()

@@ -144,6 +144,13 @@ def agent(
             rich_help_panel="Packets",
         ),
     ] = None,
+    takeover: Annotated[
+        bool | None,
+        typer.Option(
+            "--takeover",
+            help="Remove the rules kube-proxy left, once Services are served here.",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(metavar="text|json", help="Default: text.")
     ] = None,
@@ -180,6 +187,7 @@ def agent(
         "cluster-ip-from-outside": bpf_lb_external_clusterip,
         "conntrack-tcp-timeout-established": conntrack_tcp_timeout_established,
         "conntrack-udp-timeout-stream": conntrack_udp_timeout_stream,
+        "takeover": takeover,
         "log-format": log_format,
         "log-level": log_level,
     }

@@ -67,15 +67,16 @@ def check(
 def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     """Everything `check` shows."""
     from vipbee.config.map_sizes import MapSizes
-    from vipbee.datapath.leftovers import find_leftovers
+    from vipbee.datapath.other_agent import other_agent
     from vipbee.datapath.probe import probe
+    from vipbee.takeover.findings import find_kube_proxy
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     sizes = MapSizes.for_memory(memory, os.cpu_count() or 1)
     findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=_bytes(sizes))
     if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
         return findings  # the tools below would only say the same again
-    return findings + find_leftovers(bpf_root)
+    return [*findings, *find_kube_proxy(), other_agent(bpf_root)]
 
 
 def _bytes(sizes: MapSizes) -> int:

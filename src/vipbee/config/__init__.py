@@ -18,7 +18,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     snat-port-range: 32768-65535          cluster-ip-from-outside: false
     conntrack-tcp-timeout-established: 2h4m       conntrack-tcp-timeout-transitory: 4m
     conntrack-tcp-timeout-reset: 10s      conntrack-udp-timeout-stream: 2m
-    audit-interval: 60s
+    audit-interval: 60s                   takeover: false             # of kube-proxy's rules
     log-format: text                      log-level: info
     mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
 
@@ -86,6 +86,7 @@ class AgentConfig:
     tcp_reset_s: int = Lifetimes().reset_s
     udp_s: int = Lifetimes().udp_s
     bind_protection: bool = False  # off as in kube-proxy (R93)
+    takeover: bool = False
     audit_interval_s: float = 60.0
     mass_delete_guard: Mapping[str, float] = field(default_factory=dict)  # (F17)
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
@@ -147,6 +148,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "conntrack-tcp-timeout-reset": ("tcp_reset_s", packets.lifetime),
     "conntrack-udp-timeout-stream": ("udp_s", packets.lifetime),
     "bind-protection": ("bind_protection", values.boolean),
+    "takeover": ("takeover", values.boolean),
     "audit-interval": ("audit_interval_s", values.seconds),
     "mass-delete-guard": ("mass_delete_guard", values.mass_delete_guard),
     "map-sizes": ("map_size_overrides", values.map_sizes),

@@ -3,7 +3,7 @@
 
 Every probe does what the agent would do, small and for a moment; nothing is pinned and
 nothing stays. Hooks are tried in probe_hooks.py; who else handles Services here is
-found in leftovers.py.
+found in other_agent.py and by `takeover`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that kube-proxy left in this network namespace's kernel, whatever its mode: find, remove."""
+"""All that kube-proxy left in this network namespace's kernel, whatever its mode: find, remove.
+
+Connections that its rules have translated live on in the kernel's connection tracking, as long
+as somebody else uses that and NAT: the kubelet's KUBE-FIREWALL and a network's masquerading do.
+Connections through IPVS end, as its state goes with the virtual server.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,6 @@ from dataclasses import dataclass, field
 
 from vipbee.takeover import ipvs, nftables
 from vipbee.takeover.iptables import Iptables, installed
-
-REMEDY = "stop kube-proxy and run `vipbee agent --takeover`, which then removes its rules"
 
 
 @dataclass(frozen=True, slots=True)
