@@ -58,7 +58,8 @@ def agent(lab: Lab) -> Iterator[Agent]:
     """The node's agent, not started, beside everybody's rules and kube-proxy's."""
     node = lab.node("node-1")
     agent = lab.agent("node-1")
-    load(node, rules.OTHERS)
+    martian = '-m comment --comment "block incoming'
+    load(node, rules.OTHERS.replace(martian, f"! -s 127.0.0.0/8 -d 127.0.0.0/8 {martian}"))
     load(node, rules.kube_proxy_iptables(4))
     node.run(["nft", "-f", "-"], input=rules.kube_proxy_nftables(6), check=True)
     yield agent
