@@ -31,7 +31,7 @@ from tests.support.packet_model.program import STATE_MAPS, Tables
 from tests.support.packet_model.wire import Endpoint
 from vipbee.abi import Reason
 from vipbee.datapath import syscall
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.btf import OBJECT_PATH, load_layouts
 from vipbee.datapath.features import PACKET_PROGRAMS
 from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
@@ -82,8 +82,11 @@ class Bench:
 
     @classmethod
     @contextlib.contextmanager
-    def up(cls, *, sizes: dict[str, int] | None = None, **config: int) -> Iterator[Bench]:
-        with _namespace() as ifindexes, ObjectFile.open() as datapath:
+    def up(
+        cls, *, path: Path = OBJECT_PATH, sizes: dict[str, int] | None = None, **config: int
+    ) -> Iterator[Bench]:
+        """`path`: another object than the shipped one."""
+        with _namespace() as ifindexes, ObjectFile.open(path) as datapath:
             datapath.keep_programs([name for name in PACKET_PROGRAMS if "_l3" not in name])
             datapath.configure(**{**CONFIG, **config})
             states = dict.fromkeys(STATE_MAPS, 65536)
