@@ -78,6 +78,7 @@ class Agent:
                 str(config.node_port_addresses),
                 loaded.packet_lb,
                 config.node_port_range,
+                config.allowed,
             ),
         )
         lists = DeviceLists(config.devices, config.pod_devices)

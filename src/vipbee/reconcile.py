@@ -15,6 +15,7 @@ import numpy as np
 
 from vipbee.abi import BackendFlag, Layouts, MapName
 from vipbee.collection import collection_paused
+from vipbee.core.allowed_addresses import ALL_ALLOWED, AllowedAddresses
 from vipbee.core.desired import Desired
 from vipbee.core.health_checks import HealthCheck, HealthChecks
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
@@ -29,12 +30,13 @@ from vipbee.model import ApiObject, Node, Problem, ServiceName, ServicePort
 
 
 class NodeSettings(NamedTuple):
-    """What of the configuration decides which addresses serve NodePorts."""
+    """What of the configuration decides which addresses serve, and which may be served."""
 
     name: str
     nodeport_addresses: str = "primary"
     packet_lb: bool = False
     node_port_range: PortRange = NODE_PORTS
+    allowed: AllowedAddresses = ALL_ALLOWED
 
 
 class Applied(NamedTuple):
@@ -232,6 +234,7 @@ class Reconciler:
             self._settings.nodeport_addresses,
             packet_lb=self._settings.packet_lb,
             node_port_range=self._settings.node_port_range,
+            allowed=self._settings.allowed,
         )
 
     def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:

@@ -4,7 +4,8 @@
 `X.yaml` is a stream of steps, `X.txt` what is to be there after each. A step:
 
     step: what happens
-    node: {zone: a, nodeport: [192.168.0.1]}    # optional, stays; the node is node-a
+    node: {zone: a, nodeport: [192.168.0.1], labels: {}}    # optional, stays; it is node-a
+    allowed: {external-ips: [198.51.100.0/24]}  # optional, first step only: the agent's options
     apply: [objects, ...]
     delete: [Service default/web, ...]
 
@@ -24,6 +25,8 @@ import yaml
 
 from tests.support.checked_tables import CheckedTables
 from vipbee.address import parse_address
+from vipbee.config import load_config
+from vipbee.core.allowed_addresses import ALL_ALLOWED, AllowedAddresses
 from vipbee.core.dump import dump
 from vipbee.core.snapshot import Capacity
 from vipbee.datapath.btf import load_layouts
@@ -41,12 +44,16 @@ LAYOUTS = load_layouts()
 class Cluster:
     """All objects there are, and a node that keeps its tables in step with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: AllowedAddresses = ALL_ALLOWED) -> None:
+        self.allowed = allowed
         self.objects: dict[str, ApiObject] = {}
         self.addresses: tuple[bytes, ...] = ()
         self.tables = CheckedTables(LAYOUTS, CAPACITY)
         self.reconciler = Reconciler(
-            self.tables, LAYOUTS, CAPACITY, NodeSettings("node-a", "0.0.0.0/0,::/0")
+            self.tables,
+            LAYOUTS,
+            CAPACITY,
+            NodeSettings("node-a", "0.0.0.0/0,::/0", allowed=allowed),
         )
 
     def take(self, step: dict[str, Any]) -> None:
@@ -56,6 +63,7 @@ class Cluster:
         if "node" in step:
             self.addresses = tuple(parse_address(a) for a in step["node"].get("nodeport", ()))
             labels = {"topology.kubernetes.io/zone": step["node"].get("zone", "")}
+            labels |= step["node"].get("labels", {})
             given.append({"kind": "Node", "metadata": {"name": "node-a", "labels": labels}})
         for item in given:
             is_slice = item["kind"] == "EndpointSlice"
@@ -91,7 +99,7 @@ class Cluster:
 
     def fresh_text(self) -> str:
         """What a node shows that sees only the objects of now."""
-        other = Cluster()
+        other = Cluster(self.allowed)
         other.tables.is_checked = False
         other.objects, other.addresses = self.objects, self.addresses
         other.take({})
@@ -99,7 +107,7 @@ class Cluster:
 
     def restarted_text(self) -> str:
         """What is there after another process adopted the tables."""
-        other = Cluster()
+        other = Cluster(self.allowed)
         other.tables.memory = self.tables.memory
         other.objects, other.addresses = self.objects, self.addresses
         other.reconciler.adopt()
@@ -109,16 +117,21 @@ class Cluster:
         return other.text()
 
 
+def allowed_by(options: dict[str, Any]) -> AllowedAddresses:
+    return load_config(None, {"state-file": "-", **options})[0].allowed
+
+
 def steps_of(path: Path) -> Iterator[dict[str, Any]]:
     yield from yaml.safe_load_all(path.read_text())
 
 
 @pytest.mark.parametrize("path", FEATURES, ids=lambda path: path.stem)
 def test_tables_after_each_step(path: Path) -> None:
-    cluster = Cluster()
+    steps = list(steps_of(path))
+    cluster = Cluster(allowed_by(steps[0].get("allowed", {})))
     shown = []
 
-    for step in steps_of(path):
+    for step in steps:
         cluster.take(step)
         shown.append(f"# {step['step']}\n{cluster.text()}")
 

@@ -19,6 +19,8 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     conntrack-tcp-timeout-established: 2h4m       conntrack-tcp-timeout-transitory: 4m
     conntrack-tcp-timeout-reset: 10s      conntrack-udp-timeout-stream: 2m
     audit-interval: 60s                   takeover: false             # of kube-proxy's rules
+    external-ips: [198.51.100.0/24]       load-balancer-ips: true     # or false; true: any
+    backend-cidrs: [10.0.0.0/8]           # default: any
     log-format: text                      log-level: info
     mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
 
@@ -37,6 +39,7 @@ from typing import Any
 from vipbee.config import kubeproxy, packets, values
 from vipbee.config.map_sizes import MapSizes
 from vipbee.config.values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
+from vipbee.core.allowed_addresses import EVERY_ADDRESS, AllowedAddresses, Networks
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.errors import SourceError, UsageError
@@ -87,11 +90,18 @@ class AgentConfig:
     udp_s: int = Lifetimes().udp_s
     bind_protection: bool = False  # off as in kube-proxy (R93)
     takeover: bool = False
+    external_ips: Networks = EVERY_ADDRESS
+    load_balancer_ips: Networks = EVERY_ADDRESS
+    backends: Networks = EVERY_ADDRESS
     audit_interval_s: float = 60.0
     mass_delete_guard: Mapping[str, float] = field(default_factory=dict)  # (F17)
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+
+    @property
+    def allowed(self) -> AllowedAddresses:
+        return AllowedAddresses(self.external_ips, self.load_balancer_ips, self.backends)
 
     @property
     def source(self) -> str:
@@ -149,6 +159,9 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "conntrack-udp-timeout-stream": ("udp_s", packets.lifetime),
     "bind-protection": ("bind_protection", values.boolean),
     "takeover": ("takeover", values.boolean),
+    "external-ips": ("external_ips", values.networks),
+    "load-balancer-ips": ("load_balancer_ips", values.networks),
+    "backend-cidrs": ("backends", values.networks),
     "audit-interval": ("audit_interval_s", values.seconds),
     "mass-delete-guard": ("mass_delete_guard", values.mass_delete_guard),
     "map-sizes": ("map_size_overrides", values.map_sizes),

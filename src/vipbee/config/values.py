@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from vipbee.address import format_address, parse_address
 from vipbee.config.map_sizes import MapSizes
+from vipbee.core.allowed_addresses import Networks
 from vipbee.errors import UsageError
 
 Cidr = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -141,6 +142,15 @@ def cidrs(option: str, value: Any) -> tuple[Cidr, ...]:
                 f"{option} wants CIDRs like 10.0.0.0/8 or fd00::/8, not {word!r}"
             ) from None
     return tuple(result)
+
+
+def networks(option: str, value: Any) -> Networks:
+    """`true` for every address, `false` for none, or CIDRs."""
+    if isinstance(value, bool):
+        return Networks(None if value else ())
+    if value in ("true", "false"):
+        return networks(option, value == "true")
+    return Networks(cidrs(option, value))
 
 
 def node_port_addresses(option: str, value: Any) -> NodePortAddresses:

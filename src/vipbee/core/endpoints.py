@@ -40,10 +40,10 @@ class EndpointTable:
         wanted = _ADDRESS_TYPE[family]  # FQDN and unknown types feed nobody (R20)
         mine = [item for item in slices if item.addressType == wanted]
         self._node = node
-        self._plain = _read_plain(mine, family, node.name)
+        self._plain = _read_plain(mine, family, node)
         self.problems: list[Problem] = []
         if self._plain is None:
-            self._read = _read_all(mine, family, node.name, self.problems)
+            self._read = _read_all(mine, family, node, self.problems)
 
     def port(self, name: str, protocol: str) -> PortEndpoints:
         """The endpoints of Service port `name` ("" if it has none) and `protocol` ("TCP")."""
@@ -64,12 +64,14 @@ class _PlainSlice(NamedTuple):
 
 
 def _read_plain(
-    slices: Iterable[EndpointSlice], family: int, node_name: str
+    slices: Iterable[EndpointSlice], family: int, node: NodeView
 ) -> list[_PlainSlice] | None:
     """None if any endpoint or port needs a closer look, for whatever reason."""
     # Past the cache: a hundred thousand endpoints read once would only churn it.
     parse = parse_address.__wrapped__
     is_v4 = family == 4
+    node_name = node.name
+    permit = None if node.allowed.backends.cidrs is None else node.allowed.backends.permit
     telling = len(V4_PREFIX) if is_v4 else 0  # the byte SUSPECT_* are about
     suspects = SUSPECT_V4 if is_v4 else SUSPECT_V6
     result = []
@@ -97,6 +99,8 @@ def _read_plain(
             if address.startswith(V4_PREFIX) is not is_v4 or (
                 address[telling] in suspects and refused_backend(address)
             ):
+                return None
+            if permit is not None and not permit(address):
                 return None
             is_local = endpoint.nodeName == node_name
             rows.append((address, _PLAIN_LOCAL if is_local else _PLAIN_REMOTE))
@@ -130,7 +134,7 @@ class _Slice(NamedTuple):
 
 
 def _read_all(
-    slices: Iterable[EndpointSlice], family: int, node_name: str, problems: list[Problem]
+    slices: Iterable[EndpointSlice], family: int, node: NodeView, problems: list[Problem]
 ) -> list[_Slice]:
     result = []
     for item in slices:
@@ -174,8 +178,11 @@ def _read_all(
             elif reason:
                 complain(f"{field}[0] {text} is {reason}: no Service may send traffic there")
                 refused.add(address)
+            elif not node.allowed.backends.permit(address):
+                complain(f"{field}[0] {text} is not in the agent's backend-cidrs: it is not used")
+                refused.add(address)
             else:
-                members.append(_member(endpoint, address, node_name))
+                members.append(_member(endpoint, address, node.name))
         result.append(_Slice(tuple(ports), tuple(members), frozenset(refused)))
     return result
 

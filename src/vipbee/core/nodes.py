@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from vipbee.abi import AddressFlag
 from vipbee.address import LOOPBACK_V4, LOOPBACK_V6, family_of, format_address, parse_address
+from vipbee.core.allowed_addresses import ALL_ALLOWED, AllowedAddresses
 from vipbee.core.policy import refused_vip
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.errors import UsageError
@@ -39,6 +40,8 @@ class NodeView:
     packet_lb: bool = False  # the packet layer runs as well
     node_port_range: PortRange = NODE_PORTS  # it serves no NodePort outside
     interface_addresses: tuple[bytes, ...] = ()  # with it: all of this node's, for SNAT
+    labels: tuple[tuple[str, str], ...] | None = None  # None: no Node object is known
+    allowed: AllowedAddresses = ALL_ALLOWED
     all_addresses: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,7 @@ def make_node_view(
     loopback: bool = True,
     packet_lb: bool = False,
     node_port_range: PortRange = NODE_PORTS,
+    allowed: AllowedAddresses = ALL_ALLOWED,
 ) -> NodeView:
     """Combine Node objects and interface addresses into the view of node `name`.
 
@@ -85,6 +89,8 @@ def make_node_view(
         packet_lb=packet_lb,
         node_port_range=node_port_range,
         interface_addresses=tuple(sorted(local_addresses, key=_order)) if packet_lb else (),
+        labels=tuple(sorted(labels.items())) if own else None,
+        allowed=allowed,
     )
 
 

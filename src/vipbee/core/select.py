@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from vipbee.abi import FrontendKind
 from vipbee.address import UNSPECIFIED_V4, UNSPECIFIED_V6, family_of, parse_address
+from vipbee.core.allowed_addresses import Networks
+from vipbee.core.annotations import Wishes, read_annotations
 from vipbee.core.endpoints import EndpointTable
 from vipbee.core.nodes import NodeView
 from vipbee.core.policy import refused_on_node, refused_vip
 from vipbee.core.service_spec import CheckedPort, CheckedSpec, check_spec, counts
-from vipbee.core.source_ranges import contains, host_range, parse_source_ranges
+from vipbee.core.source_ranges import complement, contains, host_range, parse_source_ranges
 from vipbee.model import (
     EndpointSlice,
     Frontend,
@@ -70,9 +72,12 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         return Selection((), tuple(Problem(name, message, is_error=True) for message in wrong))
 
     warnings: list[str] = []
+    wishes = read_annotations(service, node, warnings)
+    if not wishes.is_here:
+        return Selection((), tuple(Problem(name, text, is_error=False) for text in warnings))
     external = _external_addresses(service, node, warnings)
     served = _served_ports(service, spec, node, warnings)
-    ranges = _source_ranges(service, external, node, warnings)
+    ranges = _source_ranges(service, external, node, wishes, warnings)
     problems: list[Problem] = []
     ports: list[ServicePort] = []
     for family, cluster_ip in spec.cluster_ips:
@@ -80,6 +85,10 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         mine = [item for item in external if family_of(item.address) == family]  # R118
         for port in served:
             frontends = _frontends(service, port, cluster_ip, mine, node, warnings)
+            if wishes.only_kind is not None:
+                frontends = tuple(f for f in frontends if f.kind == wishes.only_kind)
+                if not frontends:
+                    continue
             ports.append(
                 _service_port(service, spec, port, family, frontends, table, ranges[family])
             )
@@ -127,7 +136,7 @@ def _external_addresses(
             # R76: an entry may have a hostname only. R77: not ours unless ipMode is VIP.
             if ingress.ip and ingress.ipMode in (None, "", "VIP"):
                 field = f"status.loadBalancer.ingress[{index}].ip"
-                _take_address(found, _LOAD_BALANCER, ingress.ip, field, warnings)
+                _take_address(found, _LOAD_BALANCER, ingress.ip, field, node, warnings)
         if found and spec.loadBalancerSourceRanges:
             warnings.append(
                 "spec.loadBalancerSourceRanges does not bind programs of this node and its pods:"
@@ -137,7 +146,7 @@ def _external_addresses(
                 " every client on this node reaches the load balancer IPs"
             )
     for index, text in enumerate(spec.externalIPs or ()):
-        _take_address(found, _EXTERNAL_IP, text, f"spec.externalIPs[{index}]", warnings)
+        _take_address(found, _EXTERNAL_IP, text, f"spec.externalIPs[{index}]", node, warnings)
     return found
 
 
@@ -145,6 +154,7 @@ def _source_ranges(
     service: Service,
     external: Iterable[_ExternalAddress],
     node: NodeView,
+    wishes: Wishes,
     warnings: list[str],
 ) -> dict[int, tuple[SourceRange, ...]]:
     """Who may use the LB VIPs, by family; () is everybody (R80-R84)."""
@@ -154,6 +164,8 @@ def _source_ranges(
     if not vips or not texts or not node.packet_lb:
         return found
     by_family, unreadable = parse_source_ranges(texts)
+    if wishes.denies_source_ranges:
+        by_family = complement(texts)
     for text in unreadable:
         warnings.append(f"spec.loadBalancerSourceRanges: {text!r} is no CIDR: it is ignored")
     for family, ranges in by_family.items():
@@ -165,7 +177,12 @@ def _source_ranges(
 
 
 def _take_address(
-    found: list[_ExternalAddress], kind: int, text: str, field: str, warnings: list[str]
+    found: list[_ExternalAddress],
+    kind: int,
+    text: str,
+    field: str,
+    node: NodeView,
+    warnings: list[str],
 ) -> None:
     try:
         address = parse_address(text)
@@ -176,7 +193,18 @@ def _take_address(
     if reason:
         warnings.append(f"{field} {text} is {reason} and can never be a VIP: it is ignored")
         return
+    option, networks = _allowed(kind, node)
+    if not networks.permit(address):
+        warnings.append(f"{field} {text} is not allowed by the agent's {option}: it is ignored")
+        return
     found.append(_ExternalAddress(kind, address, f"{field} {text}"))
+
+
+def _allowed(kind: int, node: NodeView) -> tuple[str, Networks]:
+    """The option that says so, and what it says."""
+    if kind == _EXTERNAL_IP:
+        return "external-ips", node.allowed.external_ips
+    return "load-balancer-ips", node.allowed.load_balancer_ips
 
 
 def _frontends(

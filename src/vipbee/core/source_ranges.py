@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
+from ipaddress import collapse_addresses, ip_network
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from vipbee.errors import CapacityError
 from vipbee.model import SourceRange
 
 _BITS = {4: 32, 6: 128}
+_Network = Any  # of ipaddress: IPv4Network and IPv6Network share no type that can be subtracted
+_EVERYBODY = {4: "0.0.0.0/0", 6: "::/0"}
+_NOBODY = {4: "0.0.0.0/32", 6: "::/128"}
 _V4_OFFSET = 96  # bits of the v4-mapped prefix
 _SERVICE_ID_BITS = 32  # always compared in full: the ranges of a Service are a trie of their own
 
@@ -27,21 +31,30 @@ def parse_source_ranges(
 
     A family without a range, or with one of length zero, is missing: it is open (R82, R83).
     """
-    found: dict[int, set[SourceRange]] = {4: set(), 6: set()}
-    unreadable = []
-    for text in texts:
-        try:
-            network = ip_network(text.strip(), strict=False)
-        except ValueError:
-            unreadable.append(text)
-            continue
-        address = parse_address(str(network.network_address))
-        found[network.version].add(SourceRange(address, network.prefixlen))
+    by_family, unreadable = _networks(texts)
     return {
-        family: tuple(sorted(ranges))
-        for family, ranges in found.items()
-        if ranges and all(entry.prefix_length for entry in ranges)
+        family: tuple(sorted({_range(network) for network in networks}))
+        for family, networks in by_family.items()
+        if all(network.prefixlen for network in networks)
     }, unreadable
+
+
+def complement(texts: Iterable[str]) -> dict[int, tuple[SourceRange, ...]]:
+    """Who is left by a list of those who may not, by family; a family without any is open.
+
+    If nobody is left, the one range is the unspecified address, which nobody has.
+    """
+    result: dict[int, tuple[SourceRange, ...]] = {}
+    by_family, _ = _networks(texts)
+    for family, networks in by_family.items():
+        left: list[_Network] = [ip_network(_EVERYBODY[family])]
+        for denied in collapse_addresses(networks):
+            around = [network for network in left if denied.subnet_of(network)]
+            left = [network for network in left if not denied.subnet_of(network)]
+            left += [rest for network in around for rest in network.address_exclude(denied)]
+        left = left or [ip_network(_NOBODY[family])]
+        result[family] = tuple(sorted(_range(network) for network in left))
+    return result
 
 
 def contains(ranges: Iterable[SourceRange], address: bytes) -> bool:
@@ -53,6 +66,26 @@ def contains(ranges: Iterable[SourceRange], address: bytes) -> bool:
         == ip_network(f"{format_address(entry.address)}/{entry.prefix_length}")
         for entry in ranges
     )
+
+
+def _networks(
+    texts: Iterable[str],
+) -> tuple[dict[int, list[_Network]], list[str]]:
+    """By family, without families that have none; and the texts that are no networks."""
+    found: dict[int, list[_Network]] = {}
+    unreadable = []
+    for text in texts:
+        try:
+            network = ip_network(text.strip(), strict=False)
+        except ValueError:
+            unreadable.append(text)
+        else:
+            found.setdefault(network.version, []).append(network)
+    return found, unreadable
+
+
+def _range(network: _Network) -> SourceRange:
+    return SourceRange(parse_address(str(network.network_address)), network.prefixlen)
 
 
 def host_range(address: bytes) -> SourceRange:

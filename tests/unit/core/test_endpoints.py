@@ -404,7 +404,7 @@ def test_plain_and_general_way_agree(slices: list[EndpointSlice], family: int) -
     usual = EndpointTable(slices, family=family, node=NODE)
     mine = [item for item in slices if item.addressType == f"IPv{family}"]
     problems: list[Any] = []
-    general = module._read_all(mine, family, NODE.name, problems)
+    general = module._read_all(mine, family, NODE, problems)
 
     for name, protocol in ASKED:
         assert usual.port(name, protocol) == module._join(general, name, protocol, NODE)

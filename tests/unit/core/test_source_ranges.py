@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vipbee.abi import FrontendFlag, FrontendKind, MapName
 from vipbee.address import parse_address
@@ -12,7 +16,7 @@ from vipbee.core.desired import Desired
 from vipbee.core.nodes import NodeView
 from vipbee.core.select import Selection, select
 from vipbee.core.snapshot import Capacity
-from vipbee.core.source_ranges import contains, parse_source_ranges
+from vipbee.core.source_ranges import complement, contains, parse_source_ranges
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.model import (
@@ -156,3 +160,44 @@ def test_an_audit_puts_the_ranges_right() -> None:
     found = {(op.map, op.values is None): op.keys for op in repairs}
     assert np.array_equal(found[MapName.SOURCE_RANGES, True], stray)
     assert np.array_equal(found[MapName.SOURCE_RANGES, False], right)
+
+
+# ---- annotation src-ranges-policy: deny ------------------------------------------------------
+
+V4_LISTS = st.lists(
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 32)).map(
+        lambda pair: str(ip_network((pair[0] >> 20 << 20 | pair[0] & 3, pair[1]), strict=False))
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(V4_LISTS, st.data())
+def test_denied_are_exactly_those_in_the_list(denied: list[str], data: st.DataObject) -> None:
+    some = ip_network(data.draw(st.sampled_from(denied)))
+    near = int(some.network_address) + data.draw(st.integers(-2, min(some.num_addresses, 1 << 20)))
+    client = ip_address(min(max(near, 1), 2**32 - 1))
+
+    left = complement(denied)[4]
+
+    is_denied = any(client in ip_network(text) for text in denied)
+    assert contains(left, parse_address(str(client))) is not is_denied
+
+
+def test_deny_list_of_everybody_leaves_nobody() -> None:
+    """And not an empty list, which means everybody (R83)."""
+    assert complement(["0.0.0.0/0", "10.0.0.0/8"]) == {4: (cidr("0.0.0.0/32"),)}
+
+
+@pytest.mark.parametrize("name", ["vipbee.io", "service.cilium.io"])
+def test_annotation_turns_the_list_into_those_who_may_not(name: str) -> None:
+    service = balanced("128.0.0.0/1", "fd00::/8")
+    service.metadata.annotations = {f"{name}/src-ranges-policy": "deny"}
+
+    ports = select(service, (), NODE).ports
+
+    by_family = {port.key.family: port.source_ranges for port in ports}
+    assert by_family[4] == (cidr("0.0.0.0/1"),)
+    assert not contains(by_family[6], parse_address("fd12::1"))
+    assert contains(by_family[6], parse_address("2001:db8::1"))
