@@ -287,6 +287,15 @@ struct agent_info {
 	__u32 pad;
 };
 
+/*
+ * Ports this agent added to ip_local_reserved_ports of a network namespace, so that cleanup
+ * takes away those and no others; one entry, index 0.
+ */
+struct reserved_ports {
+	__u64 netns_cookie;
+	__u64 bits[1024]; /* port p: bit p % 64 of bits[p / 64] */
+};
+
 /* A UDP socket whose backend is gone, as `iter/bpf_sk_storage_map` prints it. */
 struct stale_socket {
 	struct address local_address;

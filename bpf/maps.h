@@ -162,6 +162,13 @@ struct {
 	__type(value, struct agent_info);
 } agent SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct reserved_ports);
+} reserved_ports SEC(".maps");
+
 /* ---- packet layer: written by the agent ---- */
 
 struct {

@@ -7,7 +7,8 @@
  * (enum sweep_outcome), so a read() of n bytes is a step of n elements, however many of
  * them go. bpf_for_each_map_elem() would need 5.13, and starts over each time.
  * What is removed while the iterator stands on it may make it skip others of that bucket:
- * the next sweep meets them. Included by vipbee.bpf.c.
+ * the next sweep meets them. vipbee_sweep_* also walk the tables of unfinished connections,
+ * if the node's addresses changed: there is no need otherwise, they are LRU.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -42,7 +43,7 @@ static __always_inline __u32 sweep_now_s(void)
 /* The node gave up the address: the backend's replies go elsewhere (D113). */
 static __always_inline int lost_its_source(const struct conntrack *ct)
 {
-	return ct->flags & CONNTRACK_REDIRECT && !find_address_flags(&ct->source);
+	return ct->flags & CONNTRACK_REDIRECT && !(find_address_flags(&ct->source) & ADDRESS_SNAT);
 }
 
 static __always_inline int is_over(const struct conntrack *ct, __u8 protocol, __u32 now)
@@ -56,13 +57,14 @@ static __always_inline int is_over(const struct conntrack *ct, __u8 protocol, __
  */
 static __noinline __u8 end_connection(enum zone zone, const struct flow_tuple *original, __u32 now)
 {
-	struct conntrack *ct = bpf_map_lookup_elem(conntrack_map(zone, 1), original);
+	struct conntrack *ct;
 	__u32 service_id, backend_id, generation;
 	__u8 outcome = SWEEP_CONNECTION;
+	int established, half, was_open;
 	struct flow_tuple reply;
 	struct nat *nat;
-	int was_open;
 
+	ct = find_conntrack(zone, original, &established);
 	if (!ct || !is_over(ct, original->protocol, now))
 		return 0;
 	reply_of(ct, original->protocol, &reply);
@@ -70,15 +72,16 @@ static __noinline __u8 end_connection(enum zone zone, const struct flow_tuple *o
 	backend_id = ct->backend_id;
 	generation = ct->generation;
 	/* the others were counted when they were finished, UDP when it was opened */
-	was_open = original->protocol == IPPROTO_TCP && !is_reset(ct) && !is_finished(ct);
-	if (bpf_map_delete_elem(conntrack_map(zone, 1), original))
+	was_open = established && original->protocol == IPPROTO_TCP && !is_reset(ct) &&
+		   !is_finished(ct);
+	if (bpf_map_delete_elem(conntrack_map(zone, established), original))
 		return 0; /* a packet was faster */
 	if (was_open)
 		count_closed(service_id, backend_id, generation);
-	nat = bpf_map_lookup_elem(nat_map(zone, 1), &reply);
+	nat = find_nat(zone, &reply, &half);
 	/* the tuple may be another connection's by now */
 	if (nat && same_tuple(&nat->original, original) &&
-	    !bpf_map_delete_elem(nat_map(zone, 1), &reply))
+	    !bpf_map_delete_elem(nat_map(zone, half), &reply))
 		outcome |= SWEEP_REVERSE_HALF;
 	return outcome;
 }

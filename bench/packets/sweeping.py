@@ -94,8 +94,8 @@ def _fill(tables: KernelTables, entries: int, over: int) -> None:
 
 
 def _kernel_steps(directory: PinDirectory, swept: Swept) -> Iterator[None]:
-    for program in SWEEP_PROGRAMS:
-        for outcomes in sweep_iterators.sweep_map(directory, program):
+    for program, name in SWEEP_PROGRAMS.items():
+        for outcomes in sweep_iterators.sweep_map(directory, program, name):
             if "sweep" in program:
                 swept.seen += len(outcomes)
             swept.connections += int(np.count_nonzero(outcomes & SweepOutcome.CONNECTION))

@@ -42,6 +42,7 @@ class MapName(StrEnum):
     SERVICES = "services"
     REPORTS = "reports"
     AGENT = "agent"
+    RESERVED_PORTS = "reserved_ports"
     DEVICES = "devices"
     SOURCE_RANGES = "source_ranges"
     CONNTRACK_NEW_OUTSIDE = "conntrack_new_outside"

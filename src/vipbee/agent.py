@@ -29,6 +29,7 @@ from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.release import release_stale_sockets
 from vipbee.errors import EnvironmentUnusable, KernelError
 from vipbee.model import Problem, ServiceName
+from vipbee.node_ports import NodePortReservation
 from vipbee.noticeboard import Noticeboard
 from vipbee.observe.health import Health
 from vipbee.observe.http import serve_health, serve_metrics
@@ -39,7 +40,14 @@ from vipbee.programming import Programming
 from vipbee.reconcile import NodeSettings, Reconciler
 from vipbee.sources.kubernetes import KubernetesSource
 from vipbee.sources.statefile import StateFileSource
-from vipbee.startup import check_source, load_datapath, load_request, make_source, node_name
+from vipbee.startup import (
+    check_source,
+    load_datapath,
+    load_request,
+    make_source,
+    node_name,
+    size_problems,
+)
 from vipbee.stopping import stopped_by_signal
 from vipbee.sweep import Sweep
 from vipbee.sweep_tables import TableSweep
@@ -83,6 +91,9 @@ class Agent:
         )
         lists = DeviceLists(config.devices, config.pod_devices)
         self.packet_layer = start_packet_layer(request, loaded, tables, lists)
+        wanted = config.node_port_range if config.reserve_node_ports else None
+        self._node_ports = NodePortReservation(self._directory, self._layouts, wanted)
+        self._size_problems = size_problems(config)
         self._board = Noticeboard(
             tables, self._layouts, node_name=node_name(config), source=config.source
         )
@@ -111,6 +122,7 @@ class Agent:
             self._reconciler.adopt()
         self._reconciler.set_local_addresses(await netns.local_addresses())
         self._board.write_card()
+        self._node_ports.bring()
         await asyncio.to_thread(self.packet_layer.bring)
 
     @property
@@ -135,6 +147,7 @@ class Agent:
                 if self._restored_datapath() or self._reconciler.out_of_step:
                     break
             self._tables.renew_address_filter()  # a bit that was cleared hides a VIP
+            self._node_ports.bring()
             self._programming.step("audit", self._reconciler.audit)
 
     async def reclaim_regularly(self) -> None:
@@ -171,7 +184,9 @@ class Agent:
 
     def _problems(self) -> list[Problem]:
         return [
+            *self._size_problems,
             *self.packet_layer.problems(),
+            *self._node_ports.problems(),
             *self._service_health.problems(),
             *self._takeover.problems(),
         ]
@@ -198,7 +213,8 @@ class Agent:
 
 async def run(config: AgentConfig) -> None:
     """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
-    check_source(config)  # what is wrong with it is said before anything is attached
+    check_source(config)  # what is wrong is said before anything is attached
+    size_problems(config)
     collect_rarely()
     capabilities.require()
     if not config.takeover:

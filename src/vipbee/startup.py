@@ -21,7 +21,7 @@ from vipbee.datapath.features import SIZED_MAPS, probe_features
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.errors import SourceError, UsageError
-from vipbee.model import ServiceName
+from vipbee.model import Problem, ServiceName
 from vipbee.sources.kubernetes import (
     Access,
     KubernetesSource,
@@ -90,6 +90,13 @@ def load_request(config: AgentConfig) -> LoadRequest:
         packet_lb=config.packet_lb,
         packet_constants=config.packet_constants,
     )
+
+
+def size_problems(config: AgentConfig) -> list[Problem]:
+    """What is unwise about the sizes of maps on this machine; UsageError if it cannot be."""
+    memory, cpus = _memory_bytes(), os.cpu_count() or 1
+    messages = config.map_sizes(memory, cpus).problems(memory, cpus)
+    return [Problem("map-sizes", message, is_error=False) for message in messages]
 
 
 def load_datapath(request: LoadRequest) -> Loaded:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 
-from vipbee.abi import SweepOutcome
+from vipbee.abi import MapName, SweepOutcome
 from vipbee.datapath import sweep_iterators
 from vipbee.datapath.features import SWEEP_PROGRAMS
 from vipbee.datapath.pins import PinDirectory
@@ -29,6 +29,13 @@ INTERVAL_S = 30.0
 PRESSED_INTERVAL_S = 5.0
 """Between two sweeps while a table is more than PRESSED full."""
 PRESSED = 0.75
+SETTLE_S = 0.5
+"""After the addresses changed: until then `devices` may lend the old one to new connections."""
+
+_UNFINISHED = {
+    MapName.CONNTRACK_OUTSIDE: MapName.CONNTRACK_NEW_OUTSIDE,
+    MapName.CONNTRACK_POD: MapName.CONNTRACK_NEW_POD,
+}
 
 
 class Sweep:
@@ -49,11 +56,13 @@ class Sweep:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), interval_s)
+            if addresses_changed := self._wanted.is_set():
+                await asyncio.sleep(SETTLE_S)
             self._wanted.clear()
             if not is_ready():
                 continue
             started = time.monotonic()
-            swept = await self._sweep()
+            swept = await self._sweep(unfinished=addresses_changed)
             interval_s = PRESSED_INTERVAL_S if swept.pressure > PRESSED else INTERVAL_S
             if swept.connections or swept.reverse_halves:
                 log.debug(
@@ -63,10 +72,12 @@ class Sweep:
                     took_ms=round((time.monotonic() - started) * 1e3, 1),
                 )
 
-    async def _sweep(self) -> Swept:
+    async def _sweep(self, *, unfinished: bool) -> Swept:
         if sweep_iterators.is_available(self._directory):
             try:
-                return await asyncio.to_thread(sweep_in_kernel, self._directory)
+                return await asyncio.to_thread(
+                    sweep_in_kernel, self._directory, unfinished=unfinished
+                )
             except OSError as error:  # a pin that the next audit restores, or no memory
                 log.warning("the kernel does not sweep its tables", reason=str(error))
         swept = Swept()
@@ -75,12 +86,18 @@ class Sweep:
         return swept
 
 
-def sweep_in_kernel(directory: PinDirectory) -> Swept:
-    """One sweep of both zones; OSError if a pin is missing. Blocks, in short steps."""
+def sweep_in_kernel(directory: PinDirectory, *, unfinished: bool = False) -> Swept:
+    """One sweep of both zones; OSError if a pin is missing. Blocks, in short steps.
+
+    `unfinished`: look at connections that are not established as well.
+    """
     swept = Swept()
     for program, name in SWEEP_PROGRAMS.items():
         seen = connections = 0
-        for outcomes in sweep_iterators.sweep_map(directory, program):
+        if unfinished and name in _UNFINISHED:
+            for _ in sweep_iterators.sweep_map(directory, program, _UNFINISHED[name]):
+                pass
+        for outcomes in sweep_iterators.sweep_map(directory, program, name):
             counts = np.bincount(outcomes & SweepOutcome.CONNECTION, minlength=2)
             seen += len(outcomes)
             connections += int(counts[SweepOutcome.CONNECTION])

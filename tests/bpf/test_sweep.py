@@ -243,6 +243,27 @@ def test_a_connection_goes_with_the_address_it_is_sent_from(
     assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
 
 
+def test_unfinished_connections_go_with_their_address_too(
+    directory: PinDirectory, tables: KernelTables
+) -> None:
+    """D113: a client that asks again and again would keep its UDP flow alive for ever."""
+    keys, values = connections(2)
+    values["flags"][0] = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
+    halves = np.zeros(2, LAYOUTS["nat"])
+    halves["original"] = keys
+    tables.apply(Op(MapName.CONNTRACK_NEW_OUTSIDE, keys, values))
+    tables.apply(Op(MapName.NAT_NEW_OUTSIDE, reply_tuples(keys, values), halves))
+
+    sweep_in_kernel(directory)
+    before = len(tables.read_hash(MapName.CONNTRACK_NEW_OUTSIDE)[0])
+    sweep_in_kernel(directory, unfinished=True)
+
+    assert before == 2
+    for name in (MapName.CONNTRACK_NEW_OUTSIDE, MapName.NAT_NEW_OUTSIDE):
+        assert len(tables.read_hash(name)[0]) == 1
+    assert closed(tables) == (0, 0)
+
+
 def test_every_connection_of_a_full_table_is_met_once(
     directory: PinDirectory, tables: KernelTables
 ) -> None:
@@ -250,7 +271,8 @@ def test_every_connection_of_a_full_table_is_met_once(
     keys, values = connections(MANY)
     put(tables, keys, values)
 
-    steps = [len(s) for s in sweep_iterators.sweep_map(directory, "vipbee_sweep_outside")]
+    walk = sweep_iterators.sweep_map(directory, "vipbee_sweep_outside", ZONES[0][0])
+    steps = [len(step) for step in walk]
     swept = sweep_in_kernel(directory)
 
     assert sum(steps) == swept.seen == MANY

@@ -120,6 +120,14 @@ def agent(
             help="The API server's range of NodePorts; default: 30000-32767.",
         ),
     ] = None,
+    reserve_node_ports: Annotated[
+        bool | None,
+        typer.Option(
+            "--reserve-node-ports/--no-reserve-node-ports",
+            "--enable-auto-protect-node-port-range",
+            help="Keep NodePorts out of the ports the node's connections start from; default: on.",
+        ),
+    ] = None,
     bpf_lb_external_clusterip: Annotated[
         bool | None,
         typer.Option(
@@ -184,6 +192,7 @@ def agent(
         "socket-lb": socket_lb,
         "packet-lb": packet_lb,
         "nodeport-range": nodeport_range,
+        "reserve-node-ports": reserve_node_ports,
         "cluster-ip-from-outside": bpf_lb_external_clusterip,
         "conntrack-tcp-timeout-established": conntrack_tcp_timeout_established,
         "conntrack-udp-timeout-stream": conntrack_udp_timeout_stream,

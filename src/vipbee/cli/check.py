@@ -28,7 +28,6 @@ from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption
 from vipbee.errors import EnvironmentUnusable
 
 if TYPE_CHECKING:
-    from vipbee.config.map_sizes import MapSizes
     from vipbee.datapath.finding import Finding
 
 _COLUMNS = (Column("WHAT"), Column("RESULT"), Column("USED"), Column("REMEDY", is_wide=True))
@@ -73,19 +72,10 @@ def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     sizes = MapSizes.for_memory(memory, os.cpu_count() or 1)
-    findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=_bytes(sizes))
+    findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=sizes.bytes_when_full)
     if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
         return findings  # the tools below would only say the same again
     return [*findings, *find_kube_proxy(), other_agent(bpf_root)]
-
-
-def _bytes(sizes: MapSizes) -> int:
-    """Kernel memory these maps take when full, by the table in map_sizes.py."""
-    arrays = sizes.backends * 48 + sizes.slots * 8 + sizes.services * 64
-    hashes = 16 * (sizes.frontends + sizes.addresses + sizes.services + sizes.reports)
-    flows = sizes.udp_flows * 130 + sizes.affinity * 110 + sizes.socket_flows_lru * 140
-    connections = 2 * (sizes.conntrack * 346 + sizes.conntrack_new * 330)
-    return arrays + hashes + flows + connections + sizes.fragments * 120 + sizes.source_ranges * 80
 
 
 def _print_advice(findings: list[Finding], output: Format) -> None:

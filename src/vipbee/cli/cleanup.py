@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from vipbee.cli.output import Format, FormatOption, count, print_document, say
@@ -15,7 +16,7 @@ _LOCK_WAIT_S = 0.5
 def cleanup(
     output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAULT_BPF_ROOT
 ) -> None:
-    """Remove every program, link and map that vipbee pinned, and nothing else.
+    """Remove every program, link, map and sysctl entry that vipbee made, and nothing else.
 
     Services stop working at once, connections that are open go on. Refused while an agent
     runs; no error if there is nothing to remove.
@@ -55,8 +56,25 @@ def _remove_filters(bpf_root: Path) -> list[str]:
     ]
 
 
+def _release_ports(bpf_root: Path) -> list[str]:
+    """NodePorts the agent reserved in this network namespace."""
+    from vipbee.datapath import pins
+    from vipbee.datapath.btf import load_layouts
+    from vipbee.datapath.reserved_ports import SYSCTL, reserve
+
+    directory = pins.open_for_reading(bpf_root)
+    if directory is None:
+        return []
+    try:
+        return [SYSCTL] if reserve(directory, load_layouts(), None) else []
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        print(f"vipbee: {SYSCTL} keeps NodePorts: {reason}", file=sys.stderr)
+        return []
+
+
 def remove_pins(bpf_root: Path) -> list[str]:
-    """Unpin everything below `bpf_root`; return the pins, relative to it."""
+    """Unpin everything below `bpf_root`; return the pins, relative to it, and sysctls."""
     from vipbee.datapath import pins
     from vipbee.datapath.mounts import mount_of, mounts
 
@@ -76,6 +94,7 @@ def remove_pins(bpf_root: Path) -> list[str]:
         # `vipbee status` holds the lock for an instant to see whether it is free
         with pins.exclusive(bpf_root, wait_s=_LOCK_WAIT_S):
             filters = _remove_filters(bpf_root)
-            return [*filters, *pins.remove_everything(bpf_root)]
+            ports = _release_ports(bpf_root)
+            return [*filters, *ports, *pins.remove_everything(bpf_root)]
     except PermissionError:
         raise EnvironmentUnusable(f"{bpf_root} cannot be changed", remedy="run as root") from None

@@ -15,6 +15,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     socket-lb: true                       bind-protection: false
     packet-lb: false                      map-sizes: {backends: 65536}
     nodeport-range: 30000-32767           (or service-node-port-range)
+    reserve-node-ports: true              (or enable-auto-protect-node-port-range)
     snat-port-range: 32768-65535          cluster-ip-from-outside: false
     conntrack-tcp-timeout-established: 2h4m       conntrack-tcp-timeout-transitory: 4m
     conntrack-tcp-timeout-reset: 10s      conntrack-udp-timeout-stream: 2m
@@ -82,6 +83,7 @@ class AgentConfig:
     socket_lb: bool = True
     packet_lb: bool = False
     node_port_range: PortRange = NODE_PORTS
+    reserve_node_ports: bool = True  # in ip_local_reserved_ports (D107)
     snat_port_range: PortRange | None = None  # beside the NodePorts
     cluster_ip_from_outside: bool = False  # (R42)
     tcp_established_s: int = Lifetimes().established_s
@@ -150,6 +152,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "packet-lb": ("packet_lb", values.boolean),
     "nodeport-range": ("node_port_range", packets.port_range),
     "service-node-port-range": ("node_port_range", packets.port_range),
+    "reserve-node-ports": ("reserve_node_ports", values.boolean),
+    "enable-auto-protect-node-port-range": ("reserve_node_ports", values.boolean),
     "snat-port-range": ("snat_port_range", packets.port_range),
     "cluster-ip-from-outside": ("cluster_ip_from_outside", values.boolean),
     "bpf-lb-external-clusterip": ("cluster_ip_from_outside", values.boolean),

@@ -25,11 +25,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from vipbee.errors import UsageError
+
 _SHARE = 0.003  # of memory; Cilium's --bpf-map-dynamic-size-ratio is 0.0025
 _BACKENDS_PER_SERVICE = 8
 _SLOTS_PER_SERVICE = 16  # a run for `cluster`, one for `local`, and the runs in quarantine
 _BYTES_PER_CONNECTION = 48 << 10  # of memory: half a million on 24 GiB, 0.75 % when full
 _LRU_ENTRIES_PER_CPU = 1024  # the kernel keeps some hundred free entries for each CPU aside
+_LRU_SIZES = ("udp_flows", "affinity", "socket_flows_lru", "conntrack_new", "fragments")
+_ZONES = 2
+_WORRYING_SHARE, _REFUSED_SHARE = 0.25, 0.5
+_LRU_REFUSED_PER_CPU = 256  # twice LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c
 _BYTES_PER_SERVICE = 64 + _BACKENDS_PER_SERVICE * (32 + 16) + _SLOTS_PER_SERVICE * 8
 
 
@@ -81,6 +87,51 @@ class MapSizes:
             source_ranges=_clamp(services // 4, 16_384, 131_072),
         )
 
+    @property
+    def bytes_up_front(self) -> int:
+        """Kernel memory these maps take as soon as they exist, by the table above."""
+        arrays = self.backends * 48 + self.slots * 8 + self.services * 64
+        buckets = 16 * (self.frontends + self.addresses + self.services + self.reports)
+        flows = self.udp_flows * 130 + self.affinity * 110 + self.socket_flows_lru * 140
+        connections = _ZONES * (self.conntrack * 2 * 16 + self.conntrack_new * 330)
+        return arrays + buckets + flows + connections + self.fragments * 120
+
+    @property
+    def bytes_when_full(self) -> int:
+        """The same once every table of connections and source ranges is full."""
+        return self.bytes_up_front + _ZONES * self.conntrack * 330 + self.source_ranges * 80
+
+    def problems(self, total_bytes: int, cpus: int) -> list[str]:
+        """What will not work well on such a machine, one sentence each (D119).
+
+        Raises UsageError for sizes with which nothing would work.
+        """
+        if self.bytes_up_front > total_bytes * _REFUSED_SHARE:
+            raise UsageError(
+                f"map-sizes take {_mib(self.bytes_up_front)} MiB at once, more than half of this"
+                f" machine's {_mib(total_bytes)} MiB: give smaller ones"
+            )
+        found = []
+        least = _LRU_ENTRIES_PER_CPU * max(cpus, 1)
+        for name in _LRU_SIZES:
+            if getattr(self, name) < _LRU_REFUSED_PER_CPU * max(cpus, 1):
+                raise UsageError(
+                    f"map-sizes: {name} of {getattr(self, name)} entries is too small for {cpus}"
+                    f" CPUs, whose free entries alone would fill it: give it at least {least}"
+                )
+            if (size := getattr(self, name)) < least:
+                found.append(
+                    f"{name} of {size} entries is too small for {cpus} CPUs, each of which keeps"
+                    " some hundred free ones aside: entries are evicted while there is room;"
+                    f" give it at least {least}"
+                )
+        if self.bytes_when_full > total_bytes * _WORRYING_SHARE:
+            found.append(
+                f"they take up to {_mib(self.bytes_when_full)} MiB when full, more than a quarter"
+                f" of this machine's {_mib(total_bytes)} MiB: give smaller ones"
+            )
+        return found
+
     def with_overrides(self, overrides: Mapping[str, int]) -> MapSizes:
         """Copy with some sizes set by the operator."""
         return replace(self, **overrides)
@@ -94,6 +145,10 @@ class MapSizes:
 def _nearest_power_of_two(value: float) -> int:
     """Power of two whose ratio to `value` is at most √2 either way; at least 1."""
     return 1 << round(math.log2(max(value, 1)))
+
+
+def _mib(size: int) -> int:
+    return -(-size // (1 << 20))
 
 
 def _clamp(value: int, low: int, high: int) -> int:

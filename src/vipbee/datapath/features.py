@@ -63,6 +63,7 @@ _UNSIZED = {
     MapName.SOCKET_FLOWS,
     MapName.REASONS,
     MapName.AGENT,
+    MapName.RESERVED_PORTS,
     *_UNSIZED_PACKET_MAPS,
 }
 SIZED_MAPS = tuple(str(name) for name in MapName if name not in _UNSIZED)

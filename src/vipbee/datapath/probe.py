@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vipbee.abi import LAYOUT_VERSION, MapName
-from vipbee.datapath import capabilities, syscall
+from vipbee.core.port_ranges import NODE_PORTS
+from vipbee.datapath import capabilities, reserved_ports, syscall
 from vipbee.datapath.features import SIZED_MAPS, probe_features, try_load
 from vipbee.datapath.finding import Finding, Result, missing, reason_of, remedy_of
 from vipbee.datapath.libbpf import libbpf
@@ -53,7 +54,8 @@ def probe(*, cgroup_root: Path | None, bpf_root: Path, map_bytes: int) -> list[F
     findings.append(cgroup)
     features = probe_features()
     findings += probe_hooks(place, features)
-    findings += [*probe_helpers(features), *probe_packets(), probe_memory(map_bytes)]
+    findings += [*probe_helpers(features), *probe_packets(), probe_node_ports()]
+    findings.append(probe_memory(map_bytes))
     return findings
 
 
@@ -144,6 +146,25 @@ def probe_layout(bpf_root: Path) -> Finding:
         )
     adopted = (bpf_root / LAYOUT_VERSION).is_dir()
     return Finding(what, Result.OK, f"{LAYOUT_VERSION}, {'adopted' if adopted else 'new'}")
+
+
+def probe_node_ports() -> Finding:
+    """Whether the node's own connections can be kept from starting at a NodePort number."""
+    what = "NodePorts reserved"
+    try:
+        unreserved = reserved_ports.missing_ports(NODE_PORTS)
+    except (OSError, ValueError) as error:
+        return Finding(what, Result.WARNING, f"{reserved_ports.SYSCTL} is unreadable: {error}")
+    if not unreserved:
+        return Finding(what, Result.OK, f"{NODE_PORTS}, in {reserved_ports.SYSCTL}")
+    if reserved_ports.is_writable():
+        return Finding(what, Result.OK, f"by the agent, in {reserved_ports.SYSCTL}")
+    return Finding(
+        what,
+        Result.WARNING,
+        f"{reserved_ports.SYSCTL} cannot be written from here",
+        f"set it to {NODE_PORTS} on the host",
+    )
 
 
 def probe_memory(map_bytes: int) -> Finding:

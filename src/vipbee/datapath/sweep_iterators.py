@@ -39,14 +39,14 @@ def max_entries(directory: PinDirectory, name: MapName) -> int:
         return syscall.map_info(_opened(stack, directory, "maps", name)).max_entries
 
 
-def sweep_map(directory: PinDirectory, program: str) -> Iterator[Records]:
-    """Sweep the map of this iterator; a SweepOutcome (u1) for each element, step by step.
+def sweep_map(directory: PinDirectory, program: str, name: MapName) -> Iterator[Records]:
+    """Sweep one map by this iterator; a SweepOutcome (u1) for each element, step by step.
 
     OSError if a pin is missing or the kernel has no memory for the iterator.
     """
     with contextlib.ExitStack() as stack:
         program_fd = _opened(stack, directory, "programs", program)
-        map_fd = _opened(stack, directory, "maps", SWEEP_PROGRAMS[program])
+        map_fd = _opened(stack, directory, "maps", name)
         link = syscall.link_create_iter(program_fd, map_fd)
         stack.callback(os.close, link)
         iterator = syscall.iter_create(link)

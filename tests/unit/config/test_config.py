@@ -109,6 +109,7 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
         ("packet_lb", True, "packet_lb", True),
         ("nodeport_range", "20000-29999", "node_port_range", PortRange(20000, 29999)),
         ("service-node-port-range", "1,1024", "node_port_range", PortRange(1, 1024)),
+        ("enable-auto-protect-node-port-range", False, "reserve_node_ports", False),
         ("snat_port_range", [40000, 50000], "snat_port_range", PortRange(40000, 50000)),
         ("bpf_lb_external_clusterip", True, "cluster_ip_from_outside", True),
         ("conntrack-tcp-timeout-established", "24h0m0s", "tcp_established_s", 86400),

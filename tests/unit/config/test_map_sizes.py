@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vipbee.config.map_sizes import MapSizes
+from vipbee.errors import UsageError
 
 GIB = 1 << 30
 
@@ -59,3 +60,45 @@ def test_an_override_changes_that_size_only() -> None:
     sizes = MapSizes().with_overrides({"affinity": 100})
 
     assert sizes == MapSizes(affinity=100)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 16, 64, 256, 1024])
+@pytest.mark.parametrize("memory_gib", [1, 4, 24, 512])
+def test_sizes_that_nobody_chose_suit_the_machine(memory_gib: int, cpus: int) -> None:
+    """D119: an LRU map is never so small that the free lists of its CPUs fill it."""
+    memory = max(memory_gib, cpus // 4) * GIB  # nobody builds 1,024 CPUs with 1 GiB
+
+    assert MapSizes.for_memory(memory, cpus).problems(memory, cpus) == []
+
+
+def test_half_a_million_connections_fit_on_24_gib() -> None:
+    """Issue 3 §3, for each zone."""
+    sizes = MapSizes.for_memory(24 * GIB, 8)
+
+    assert sizes.conntrack >= 512 * 1024
+    assert sizes.bytes_when_full < 0.025 * 24 * GIB
+
+
+@pytest.mark.parametrize("name", ["affinity", "conntrack_new", "fragments", "udp_flows"])
+def test_an_lru_map_too_small_for_its_cpus_is_named_or_refused(name: str) -> None:
+    """D119: below what the free lists of its CPUs may hold it would evict all the time."""
+    chosen = MapSizes.for_memory(8 * GIB, 64)
+
+    (problem,) = chosen.with_overrides({name: 32_768}).problems(8 * GIB, 64)
+
+    assert problem.startswith(f"{name} of 32768 entries is too small for 64 CPUs")
+    assert problem.endswith("give it at least 65536")
+    with pytest.raises(UsageError, match=f"map-sizes: {name} of 4096 entries is too small"):
+        chosen.with_overrides({name: 4096}).problems(8 * GIB, 64)
+
+
+def test_sizes_too_large_for_the_memory_are_named() -> None:
+    (problem,) = MapSizes(conntrack=1 << 21).problems(4 * GIB, 4)
+
+    assert problem.startswith("they take up to 1")
+    assert problem.endswith("more than a quarter of this machine's 4096 MiB: give smaller ones")
+
+
+def test_sizes_the_machine_has_no_memory_for_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"map-sizes take .* MiB at once, more than half"):
+        MapSizes(backends=1 << 26).problems(4 * GIB, 4)
