@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support import kube_proxy_rules as rules
 from tests.support.apiserver.placed import PlacedApiServer
 from tests.support.certificates import Authority
+from tests.support.eventually import eventually
 from tests.support.kubelet import Node
 from tests.support.manifests import echo_service
 from tests.support.remote import Remote
 from vipbee.lab import Agent, Lab, endpoints, parse_topology
+from vipbee.lab.errors import LabError
 
 render_manifests = pytest.importorskip("tools.render_manifests")
 
@@ -114,6 +117,7 @@ def node(lab: Lab, rootfs: Path, tmp_path: Path) -> Node:
     agent.bpf_root.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("config", "account", "work"):
         (tmp_path / name).mkdir()
+    (tmp_path / "xtables.lock").touch()
     (tmp_path / "account" / "token").write_text("of-the-pod")
     (tmp_path / "account" / "ca.crt").write_bytes(Authority(tmp_path / "ca").file.read_bytes())
     return Node(
@@ -125,6 +129,7 @@ def node(lab: Lab, rootfs: Path, tmp_path: Path) -> Node:
             "bpffs": agent.bpf_root,
             "cgroup": agent.node_cgroup,
             "netns": Path("/run/netns"),
+            "xtables-lock": tmp_path / "xtables.lock",
         },
         service_account=tmp_path / "account",
         environment={"PATH": "/opt/vipbee/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -132,20 +137,45 @@ def node(lab: Lab, rootfs: Path, tmp_path: Path) -> Node:
 
 
 @pytest.fixture
-def pod(lab: Lab, node: Node, server: PlacedApiServer) -> Iterator[Pod]:
-    """Ready. The chart with what an operator must give, and nothing else."""
-    values = {"apiServers": [server.url], "image": {"repository": "registry.example/vipbee"}}
-    objects = {n: yaml.safe_load(t) for n, t in render_manifests.render(values).items()}
-    for name, text in objects["configmap"]["data"].items():
-        (node.directories["config"] / name).write_text(text)
-    pod = Pod(lab, node, objects["daemonset"]["spec"]["template"]["spec"])
-    pod.start()
+def make_pod(lab: Lab, node: Node, server: PlacedApiServer) -> Iterator[Callable[..., Pod]]:
+    """A pod of the chart with these values, not started; at the end nothing is left of any."""
+
+    def make(**values: Any) -> Pod:
+        given = {"apiServers": [server.url], "image": {"repository": "registry.example/vipbee"}}
+        rendered = render_manifests.render({**given, **values})
+        objects = {name: yaml.safe_load(text) for name, text in rendered.items()}
+        for name, text in objects["configmap"]["data"].items():
+            (node.directories["config"] / name).write_text(text)
+        return Pod(lab, node, objects["daemonset"]["spec"]["template"]["spec"])
+
     try:
-        yield pod
+        yield make
     finally:
-        pod.agent.kill()
+        lab.agent("node-1").kill()
         cleaned = node.run(*cleanup_container())
         assert cleaned.returncode == 0, cleaned.stderr
+
+
+@pytest.fixture
+def pod(make_pod: Callable[..., Pod]) -> Pod:
+    """Ready. The chart with what an operator must give, and nothing else."""
+    pod = make_pod()
+    pod.start()
+    return pod
+
+
+@pytest.fixture
+def kube_proxy_rules(lab: Lab) -> Iterator[None]:
+    """What a kube-proxy left on node-1: in iptables' older backend for IPv4, nftables for IPv6."""
+    node = lab.node("node-1")
+    v4 = rules.kube_proxy_iptables(4)
+    node.run(["iptables-legacy-restore", "--noflush"], input=v4, check=True)
+    node.run(["nft", "-f", "-"], input=rules.kube_proxy_nftables(6), check=True)
+    yield
+    node.run(["nft", "flush", "ruleset"], check=True)
+    for table in ("nat", "filter", "mangle"):
+        node.run(["iptables-legacy", "-t", table, "-F"], check=True)
+        node.run(["iptables-legacy", "-t", table, "-X"], check=True)
 
 
 def cleanup_container() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -228,6 +258,32 @@ def test_pod_refuses_a_node_without_bpffs(pod: Pod, tmp_path: Path) -> None:
 
     assert refused.returncode == 1
     assert "no bpffs is mounted on /sys/fs/bpf of this node" in refused.stderr
+
+
+def test_pod_refuses_beside_rules_of_kube_proxy(
+    make_pod: Callable[..., Pod], kube_proxy_rules: None
+) -> None:
+    with pytest.raises(LabError, match="start the agent with --takeover"):
+        make_pod().start()
+
+
+def test_pod_takes_over(
+    make_pod: Callable[..., Pod], client: Remote, lab: Lab, kube_proxy_rules: None
+) -> None:
+    """The rights and the lock that `takeover: true` brings are enough for both."""
+    node = lab.node("node-1")
+
+    def left() -> str:
+        legacy = node.run(["iptables-legacy-save"], check=True).stdout
+        return legacy + node.run(["nft", "list", "ruleset"], check=True).stdout
+
+    before = left()
+    make_pod(takeover=True).start()
+    eventually(lambda: "KUBE-SVC" not in left() and "kube-proxy" not in left(), within_s=20)
+
+    assert "KUBE-SVC" in before
+    assert "table ip6 kube-proxy" in before
+    assert client.who(VIP) in WEB
 
 
 def test_cleanup_leaves_nothing(pod: Pod, client: Remote) -> None:

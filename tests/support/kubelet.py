@@ -99,9 +99,10 @@ def _mount(
 ) -> list[str]:
     """As runtimes do: recursive, cut off from the host unless the manifest wants otherwise."""
     kinds = {None: "rprivate", "HostToContainer": "rslave"}
+    make = "mkdir -p $place" if source.is_dir() else "touch $place"
     lines = [
         f"place=root$(chroot root realpath -m {target})",  # /var/run is a link
-        "[ -e $place ] || mkdir -p $place",
+        "[ -e $place ] || " + make,
         f"mount --rbind {source} $place",
         f"mount --make-{kinds[propagation]} $place",
     ]

@@ -25,6 +25,7 @@ CHART = render_manifests.CHART
 KUBERNETES_VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 FOR_THE_DATAPATH = ("BPF", "PERFMON", "NET_ADMIN")
 FOR_GIVING_UP_RIGHTS = ("SETUID", "SETGID", "SETPCAP")
+FOR_SEEING_KUBE_PROXY = ("NET_RAW",)  # iptables-legacy-save
 REQUIRED: dict[str, Any] = {
     "apiServers": ["https://10.0.0.1:6443", "https://[fd00::1]:6443"],
     "image": {"repository": "registry.example/vipbee"},
@@ -204,14 +205,18 @@ def test_agent_has_the_capabilities_it_needs_and_is_not_privileged() -> None:
     assert "privileged" not in container
     assert container["capabilities"] == {
         "drop": ["ALL"],
-        "add": [*FOR_THE_DATAPATH, *FOR_GIVING_UP_RIGHTS, "SYS_ADMIN"],
+        "add": [*FOR_THE_DATAPATH, *FOR_GIVING_UP_RIGHTS, *FOR_SEEING_KUBE_PROXY, "SYS_ADMIN"],
     }
 
 
 def test_without_releasing_sockets_of_pods_sys_admin_goes() -> None:
     container = agent_container(render({"releasePodSockets": False}))["securityContext"]
 
-    assert container["capabilities"]["add"] == [*FOR_THE_DATAPATH, *FOR_GIVING_UP_RIGHTS]
+    assert container["capabilities"]["add"] == [
+        *FOR_THE_DATAPATH,
+        *FOR_GIVING_UP_RIGHTS,
+        *FOR_SEEING_KUBE_PROXY,
+    ]
     assert container["allowPrivilegeEscalation"] is False
 
 
