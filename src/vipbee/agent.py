@@ -87,9 +87,10 @@ class Agent:
                 loaded.packet_lb,
                 config.node_port_range,
                 config.allowed,
+                config.bind_address,
             ),
         )
-        lists = DeviceLists(config.devices, config.pod_devices)
+        lists = DeviceLists(config.devices, config.pod_devices, config.pod_bridge)
         self.packet_layer = start_packet_layer(request, loaded, tables, lists)
         wanted = config.node_port_range if config.reserve_node_ports else None
         self._node_ports = NodePortReservation(self._directory, self._layouts, wanted)

@@ -40,6 +40,7 @@ class DeviceLists(NamedTuple):
 
     uplinks: tuple[str, ...] = ()
     pods: tuple[str, ...] = ()
+    pod_bridge: str = ""  # its ports are pods' devices, whatever they are called
 
 
 def start_packet_layer(
@@ -97,7 +98,9 @@ class PacketLayer:
         if self._hooks is None:
             return
         try:
-            roles = decide_roles(read_devices(), self._lists.uplinks, self._lists.pods)
+            roles = decide_roles(
+                read_devices(), self._lists.uplinks, self._lists.pods, self._lists.pod_bridge
+            )
             self._write(roles, keep=True)  # a program must find its device
             done = self._hooks.bring(roles)
             self._write(roles, keep=False)

@@ -37,6 +37,7 @@ class NodeSettings(NamedTuple):
     packet_lb: bool = False
     node_port_range: PortRange = NODE_PORTS
     allowed: AllowedAddresses = ALL_ALLOWED
+    bind_address: bytes | None = None  # the primary address of its family
 
 
 class Applied(NamedTuple):
@@ -235,6 +236,7 @@ class Reconciler:
             packet_lb=self._settings.packet_lb,
             node_port_range=self._settings.node_port_range,
             allowed=self._settings.allowed,
+            bind_address=self._settings.bind_address,
         )
 
     def _select_all(self) -> dict[ServiceName, tuple[ServicePort, ...]]:

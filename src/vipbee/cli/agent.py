@@ -79,6 +79,34 @@ def agent(
             rich_help_panel="Where to attach",
         ),
     ] = None,
+    detect_local_mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="BridgeInterface or InterfaceNamePrefix: how pods' devices are told.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    pod_bridge_interface: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="For mode BridgeInterface: its ports are pods' devices.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    pod_interface_name_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="For mode InterfaceNamePrefix: how names of pods' devices begin.",
+            rich_help_panel="Where to attach",
+        ),
+    ] = None,
+    bind_address: Annotated[
+        str | None,
+        typer.Option(metavar="IP", help="The node's primary address; default: the Node's."),
+    ] = None,
     cluster_cidr: Annotated[
         str | None,
         typer.Option(metavar="CIDR[,CIDR]", help="What counts as pod traffic."),
@@ -185,6 +213,10 @@ def agent(
         "bpf-root": bpf_root,
         "devices": devices,
         "pod-devices": pod_devices,
+        "detect-local-mode": detect_local_mode,
+        "pod-bridge-interface": pod_bridge_interface,
+        "pod-interface-name-prefix": pod_interface_name_prefix,
+        "bind-address": bind_address,
         "cluster-cidr": cluster_cidr,
         "nodeport-addresses": nodeport_addresses,
         "healthz-bind-address": healthz_bind_address,

@@ -10,6 +10,8 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     hostname-override: node-a             (or node-name)
     cgroup-root: /sys/fs/cgroup           bpf-root: /sys/fs/bpf/vipbee
     devices: [eth+]                       pod-devices: [veth+, cali+]
+    detect-local-mode: BridgeInterface    pod-bridge-interface: cni0
+    bind-address: 192.0.2.7               (or pod-interface-name-prefix, for mode …NamePrefix)
     cluster-cidr: [10.244.0.0/16]         nodeport-addresses: primary
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
@@ -37,7 +39,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vipbee.config import kubeproxy, packets, values
+from vipbee.config import kubeproxy, local_pods, packets, values
 from vipbee.config.map_sizes import MapSizes
 from vipbee.config.values import PRIMARY, BindAddress, Cidr, LogFormat, LogLevel, NodePortAddresses
 from vipbee.core.allowed_addresses import EVERY_ADDRESS, AllowedAddresses, Networks
@@ -76,6 +78,8 @@ class AgentConfig:
     bpf_root: Path = DEFAULT_BPF_ROOT
     devices: tuple[str, ...] = ()  # empty: found by itself
     pod_devices: tuple[str, ...] = ()
+    pod_bridge: str = ""  # its ports are pods' devices
+    bind_address: bytes | None = None  # the node's primary address of its family (R90)
     cluster_cidrs: tuple[Cidr, ...] = ()
     node_port_addresses: NodePortAddresses = PRIMARY
     healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled
@@ -137,6 +141,10 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "cgroup-root": ("cgroup_root", values.absolute_path),
     "bpf-root": ("bpf_root", values.absolute_path),
     "devices": ("devices", values.devices),
+    "detect-local-mode": ("detect_local_mode", local_pods.mode),
+    "pod-bridge-interface": ("pod_bridge", values.device),
+    "pod-interface-name-prefix": ("pod_prefix", values.device),
+    "bind-address": ("bind_address", values.node_address),
     "pod-devices": ("pod_devices", values.devices),
     "cluster-cidr": ("cluster_cidrs", values.cidrs),
     "nodeport-addresses": ("node_port_addresses", values.node_port_addresses),
@@ -197,7 +205,8 @@ def load_config(
             option = name.replace("_", "-")
             warnings.append(f"{path}: {option} is ignored: the command line names another source")
             del from_file[name]
-    settings = from_file | from_flags
+    settings, more = local_pods.apply_mode(from_file | from_flags)
+    warnings += more
     _check_source(settings)
     packets.check_ports(
         settings.get("node_port_range", NODE_PORTS), settings.get("snat_port_range")

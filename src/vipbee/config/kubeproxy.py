@@ -19,6 +19,10 @@ API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 
 _MAPPED = {
     "hostnameOverride": "hostname-override",
+    "bindAddress": "bind-address",
+    "detectLocalMode": "detect-local-mode",
+    "detectLocal.bridgeInterface": "pod-bridge-interface",
+    "detectLocal.interfaceNamePrefix": "pod-interface-name-prefix",
     "clusterCIDR": "cluster-cidr",
     "nodePortAddresses": "nodeport-addresses",
     "healthzBindAddress": "healthz-bind-address",
@@ -30,12 +34,12 @@ _MAPPED = {
 }
 
 _NO_RULES = "no iptables, ipvs or nftables rules are written"
+_KEPT = "pods keep their source address; see ARCHITECTURE.md"
 _OWN_SIZE = "the table of connections is sized by `map-sizes` and the machine's memory"
 _OWN_CLIENT = "the connection to the API server tunes itself"
 
 # By field or by the group it is in, the longest match counts.
 _MEANINGLESS = {
-    "bindAddress": "node addresses are taken from the node itself",
     "bindAddressHardFail": "a listener that cannot be opened is always reported",
     "clientConnection": _OWN_CLIENT,
     "configSyncPeriod": _OWN_CLIENT,
@@ -45,11 +49,12 @@ _MEANINGLESS = {
     "conntrack.tcpBeLiberal": "segments are never checked against windows",
     "conntrack.tcpCloseWaitTimeout": "half-closed connections live as long as established ones",
     "conntrack.udpTimeout": "UDP flows live for udpStreamTimeout, answered or not",
-    "detectLocal": "what is local is told by cgroup and routes",
-    "detectLocalMode": "what is local is told by cgroup and routes",
+    "detectLocal": "there is no such field",
     "enableProfiling": "there is no profiling endpoint",
-    "featureGates": "there are no feature gates",
+    "featureGates": "of feature gates there is only AllowServiceExternalIPs",
     "iptables": _NO_RULES,
+    "iptables.masqueradeAll": _KEPT,
+    "nftables.masqueradeAll": _KEPT,
     "iptables.localhostNodePorts": "programs on the node reach NodePorts on loopback always",
     "ipvs": _NO_RULES,
     "logging": "use --log-level",
@@ -62,6 +67,7 @@ _MEANINGLESS = {
     "winkernel": "this is not Windows",
     "windowsRunAsService": "this is not Windows",
 }
+_EXTERNAL_IPS_GATE = "AllowServiceExternalIPs"  # KEP-5707, on by default
 _TRUE_BY_DEFAULT = frozenset(("iptables.localhostNodePorts",))
 
 
@@ -83,10 +89,15 @@ def translate(document: Mapping[str, Any], source: str) -> tuple[dict[str, Any],
             continue
         if name in _MAPPED:
             settings[_MAPPED[name]] = value
+        elif name == f"featureGates.{_EXTERNAL_IPS_GATE}":
+            settings["external-ips"] = value
         elif (reason := _reason(name)) is not None:
             warnings.append(f"{source}: {name} has no effect: {reason}")
         else:
             warnings.append(f"{source}: {name} is no field of {KIND} and has no effect")
+    if ":" in str(settings.get("bind-address", "")):  # listeners follow its family
+        settings.setdefault("healthz-bind-address", "[::]")
+        settings.setdefault("metrics-bind-address", "[::1]")
     if "nodeport-addresses" not in settings:
         warnings.append(
             f"{source}: nodePortAddresses is not set: NodePorts are served on the node's primary"
@@ -101,16 +112,25 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         name = f"{prefix}{key}"
         if not prefix and isinstance(value, Mapping) and key in _MEANINGLESS and value:
             if key == "featureGates":
-                yield name, value
+                yield from _gates(name, value)
             else:
                 yield from _leaves(value, f"{name}.")
         else:
             yield name, value
 
 
+def _gates(name: str, gates: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The one that means something, and all others as one field."""
+    others = {gate: value for gate, value in gates.items() if gate != _EXTERNAL_IPS_GATE}
+    if gates.keys() != others.keys():
+        yield f"{name}.{_EXTERNAL_IPS_GATE}", gates[_EXTERNAL_IPS_GATE]
+    if others:
+        yield name, others
+
+
 def _is_unset(name: str, value: Any) -> bool:
     if value is False:
-        return name not in _TRUE_BY_DEFAULT
+        return name not in _TRUE_BY_DEFAULT and not name.endswith(_EXTERNAL_IPS_GATE)
     if name in _TRUE_BY_DEFAULT and value is True:
         return True  # asks for what happens anyway
     return value is None or value in ("", 0, "0s", [], {})

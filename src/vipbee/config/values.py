@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vipbee.address import format_address, parse_address
+from vipbee.address import UNSPECIFIED_V4, UNSPECIFIED_V6, format_address, parse_address
 from vipbee.config.map_sizes import MapSizes
 from vipbee.core.allowed_addresses import Networks
 from vipbee.errors import UsageError
@@ -127,6 +127,23 @@ def devices(option: str, value: Any) -> tuple[str, ...]:
         if not _DEVICE.fullmatch(name):
             raise UsageError(f"{option} wants device names like eth0 or eth+, not {name!r}")
     return names
+
+
+def device(option: str, value: Any) -> str:
+    """One name, or the beginning of names."""
+    (name, *more) = devices(option, value) or ("",)
+    if more or not name or name.endswith("+"):
+        raise UsageError(f"{option} wants one device name like cni0, not {value!r}")
+    return name
+
+
+def node_address(option: str, value: Any) -> bytes | None:
+    """16 bytes; None for the wildcards, which leave the choice to the Node object."""
+    try:
+        address = parse_address(text(option, value))
+    except ValueError:
+        raise UsageError(f"{option} wants an address like 192.0.2.7, not {value!r}") from None
+    return None if address in (UNSPECIFIED_V4, UNSPECIFIED_V6) else address
 
 
 def cidrs(option: str, value: Any) -> tuple[Cidr, ...]:

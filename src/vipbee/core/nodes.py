@@ -59,12 +59,14 @@ def make_node_view(
     packet_lb: bool = False,
     node_port_range: PortRange = NODE_PORTS,
     allowed: AllowedAddresses = ALL_ALLOWED,
+    bind_address: bytes | None = None,
 ) -> NodeView:
     """Combine Node objects and interface addresses into the view of node `name`.
 
     `local_addresses` are the node's interface addresses, the preferred one first.
     `nodeport_addresses` is the option's text: "primary", or CIDRs separated by commas
-    (R90). Raises UsageError if that text is neither.
+    (R90). Raises UsageError if that text is neither. `bind_address` goes before every other
+    primary address of its family.
     """
     own = None
     others: set[bytes] = set()
@@ -77,6 +79,8 @@ def make_node_view(
     networks = _parse_networks(nodeport_addresses)
     if networks is None:
         selected = _primary(_status_addresses(own) if own else ()) or _primary(usable)
+        if bind_address is not None:
+            selected = _primary((bind_address, *selected))
     else:
         selected = tuple(sorted({a for a in usable if _is_selected(a, networks)}, key=_order))
     labels = (own.metadata.labels if own else None) or {}

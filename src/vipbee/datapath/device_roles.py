@@ -68,10 +68,21 @@ class Role:
 
 
 def decide_roles(
-    devices: Mapping[int, Device], uplinks: Sequence[str] = (), pods: Sequence[str] = ()
+    devices: Mapping[int, Device],
+    uplinks: Sequence[str] = (),
+    pods: Sequence[str] = (),
+    pod_bridge: str = "",
 ) -> dict[int, Role]:
-    """The role of every device but loopback; patterns as --devices and --pod-devices."""
+    """The role of every device but loopback; patterns as --devices and --pod-devices.
+
+    Ports of `pod_bridge` are pods', as if --pod-devices named them.
+    """
     named = {i: _named(device, uplinks, pods) for i, device in devices.items()}
+    for i, device in devices.items():
+        master = devices.get(device.master)
+        if pod_bridge and master and master.name == pod_bridge and named[i] is None:
+            named[i] = DeviceFlag.POD
+    pods = (*pods, pod_bridge) if pod_bridge else pods
     pod_indices = {
         i
         for i, device in devices.items()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vipbee.address import parse_address
 from vipbee.config import AgentConfig, BindAddress, MapSizes, NodePortAddresses, load_config
 from vipbee.core.port_ranges import PortRange
 from vipbee.errors import UsageError
@@ -375,17 +376,17 @@ def test_what_kubeadm_writes_gives_no_warning_for_what_is_not_set(config_file: A
     ("text", "field"),
     [
         ("mode: ipvs\n", "mode"),
-        ("bindAddress: 10.0.0.1\n", "bindAddress"),
         ("oomScoreAdj: -999\n", "oomScoreAdj"),
         ("featureGates: {A: true, B: false}\n", "featureGates"),
+        ("featureGates: {AllowServiceExternalIPs: true, A: true}\n", "featureGates"),
         ("iptables: {masqueradeAll: true}\n", "iptables.masqueradeAll"),
+        ("nftables: {masqueradeAll: true}\n", "nftables.masqueradeAll"),
         ("iptables: {localhostNodePorts: false}\n", "iptables.localhostNodePorts"),
         ("conntrack: {maxPerCore: 32768}\n", "conntrack.maxPerCore"),
         ("conntrack: {tcpCloseWaitTimeout: 1h0m0s}\n", "conntrack.tcpCloseWaitTimeout"),
         ("conntrack: {udpTimeout: 10s}\n", "conntrack.udpTimeout"),
         ("conntrack: {tcpBeLiberal: true}\n", "conntrack.tcpBeLiberal"),
         ("clientConnection: {qps: 50}\n", "clientConnection.qps"),
-        ("detectLocal: {bridgeInterface: br0}\n", "detectLocal.bridgeInterface"),
         ("logging: {verbosity: 4}\n", "logging.verbosity"),
         ("nonsense: 1\n", "nonsense"),
         ("nonsense: {deep: 1}\n", "nonsense"),
@@ -400,6 +401,88 @@ def test_a_field_without_meaning_is_named_in_one_warning(
 
     (warning,) = warnings
     assert warning.startswith(f"{path}: {field} ")
+
+
+@pytest.mark.parametrize(("gate", "cidrs"), [("true", None), ("false", ())])
+def test_gate_of_external_ips_means_our_option(
+    config_file: Any, gate: str, cidrs: tuple[Any, ...] | None
+) -> None:
+    """KEP-5707."""
+    text = f"nodePortAddresses: [primary]\nfeatureGates: {{AllowServiceExternalIPs: {gate}}}\n"
+
+    config, warnings = load_config(config_file(KUBE_PROXY + text), STATE)
+
+    assert config.allowed.external_ips.cidrs == cidrs
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "bind", "healthz", "metrics"),
+    [
+        ("0.0.0.0", None, "0.0.0.0:10256", "127.0.0.1:10249"),
+        ("192.0.2.7", "192.0.2.7", "0.0.0.0:10256", "127.0.0.1:10249"),
+        ('"::"', None, "[::]:10256", "[::1]:10249"),
+        ("2001:db8::7", "2001:db8::7", "[::]:10256", "[::1]:10249"),
+    ],
+)
+def test_bind_address_is_the_primary_one_and_says_the_family_of_the_listeners(
+    config_file: Any, address: str, bind: str | None, healthz: str, metrics: str
+) -> None:
+    """R90; as kube-proxy's defaults.go."""
+    text = f"nodePortAddresses: [primary]\nbindAddress: {address}\n"
+
+    config, warnings = load_config(config_file(KUBE_PROXY + text), STATE)
+
+    assert config.bind_address == (parse_address(bind) if bind else None)
+    assert (str(config.healthz_bind), str(config.metrics_bind)) == (healthz, metrics)
+    assert warnings == ()
+
+
+def test_modes_that_name_devices_are_taken_over(config_file: Any) -> None:
+    """R57."""
+    head = KUBE_PROXY + "nodePortAddresses: [primary]\n"
+    prefix = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\n"
+    bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}\n"
+
+    by_prefix, no_warnings = load_config(config_file(head + prefix), STATE)
+    by_bridge, none_either = load_config(config_file(head + bridge), STATE)
+
+    assert (by_prefix.pod_devices, by_prefix.pod_bridge) == (("veth+",), "")
+    assert (by_bridge.pod_devices, by_bridge.pod_bridge) == ((), "cni0")
+    assert no_warnings == none_either == ()
+
+
+@pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
+def test_modes_by_address_are_told_to_change_nothing(mode: str) -> None:
+    _, (warning,) = load_config(None, {**STATE, "detect-local-mode": mode})
+
+    assert warning.startswith(f"detect-local-mode {mode} has no effect: ")
+
+
+@pytest.mark.parametrize(
+    ("option", "mode"),
+    [
+        ("pod-bridge-interface", "BridgeInterface"),
+        ("pod-interface-name-prefix", "InterfaceNamePrefix"),
+    ],
+)
+def test_device_of_another_mode_is_named(option: str, mode: str) -> None:
+    _, (warning,) = load_config(None, {**STATE, option: "cni0"})
+
+    assert warning == f"{option} has no effect without detect-local-mode {mode}"
+    with pytest.raises(UsageError, match=f"{mode} wants {option} as well"):
+        load_config(None, {**STATE, "detect-local-mode": mode})
+
+
+def test_external_ips_can_be_switched_off_or_kept_to_networks() -> None:
+    def allowed(value: Any) -> Any:
+        return load_config(None, {**STATE, "external-ips": value})[0].allowed.external_ips.cidrs
+
+    assert allowed(True) is None
+    assert allowed(False) == ()
+    assert allowed(["192.0.2.0/24"]) == cidrs("192.0.2.0/24")
+    with pytest.raises(UsageError, match="external-ips wants CIDRs"):
+        allowed("some")
 
 
 def test_another_version_of_kube_proxys_configuration_is_refused(config_file: Any) -> None:

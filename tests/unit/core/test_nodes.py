@@ -120,3 +120,12 @@ def test_flags_tell_own_other_and_loopback_addresses_apart() -> None:
 def test_loopback_can_be_switched_off() -> None:
     """R91"""
     assert address_flags(make_node_view("n1", [], (), loopback=False)) == {}
+
+
+def test_bind_address_goes_before_what_the_node_object_says() -> None:
+    """R90: of its family; the other one stays as it was."""
+    own = node("n1", addresses=(("InternalIP", "192.0.2.9"), ("InternalIP", "2001:db8::9")))
+
+    view = make_node_view("n1", [own], LOCAL, bind_address=parse_address("198.51.100.1"))
+
+    assert view.own_addresses == texts("198.51.100.1", "2001:db8::9")

@@ -126,3 +126,15 @@ def test_a_device_without_address_lends_the_nodes() -> None:
         4: (parse_address("10.244.1.0"), node[1]),
         9: (node[0], node[1]),
     }
+
+
+def test_ports_of_the_named_bridge_are_pods_and_nothing_else_is() -> None:
+    """R57, mode BridgeInterface: also a port that no other rule would take for a pod's."""
+    bridge = Device(20, "cni0", "bridge", 1500)
+    port = Device(21, "tap7", "", 1500, master=20)
+    other = Device(22, "veth9", "veth", 1500, has_foreign_peer=True)
+
+    found = decide_roles({d.ifindex: d for d in (bridge, port, other)}, pod_bridge="cni0")
+
+    assert found[21].flags == DeviceFlag.POD
+    assert found[20].flags == found[22].flags == DeviceFlag(0)
