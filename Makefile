@@ -63,16 +63,20 @@ test-image: $(STAMPS)/run $(STAMPS)/image $(VENV)/development $(OBJECT) ## build
 	@$(AS_ROOT) $(PYTEST) tests/image
 
 .PHONY: bench
-bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## measure, and print ratios (root)
-	@$(AS_ROOT) $(PYTHON) -m bench
+bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## side by side with kube-proxy, 30 minutes; KUBE_PROXY=path (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.compare $(if $(KUBE_PROXY),--kube-proxy $(KUBE_PROXY))
+
+.PHONY: bench-quick
+bench-quick: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the same to 5,000 Services, 5 minutes (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.compare --quick $(if $(KUBE_PROXY),--kube-proxy $(KUBE_PROXY))
+
+.PHONY: bench-sockets
+bench-sockets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the socket layer: ns a hook, programming, restarts (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.sockets
 
 .PHONY: bench-packets
-bench-packets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the same for the packet layer: ns, ports, floods, sweep (root)
+bench-packets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the packet layer: ns, ports, floods, sweep (root)
 	@$(AS_ROOT) $(PYTHON) -m bench.packets
-
-.PHONY: manifests
-manifests: $(VENV)/development ## deploy/kubernetes/vipbee.yaml from the Helm chart
-	@$(PYTHON) tools/render_manifests.py
 
 .PHONY: clean
 clean: ## remove what was built, the virtual environment too

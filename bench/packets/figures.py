@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.rows import number
+from bench.sockets.rows import number
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,13 @@ class Agent:
             return self._process.poll() is None
         return bool(self.pids)
 
+    @property
+    def process_id(self) -> int:
+        """Of the process that `start` started here; LabError if there is none."""
+        if self._process is None:
+            raise LabError(f"the agent of {self.place.name} was not started here")
+        return self._process.pid
+
     def command(self) -> list[str]:
         source = f"--kubeconfig={self.kubeconfig}" if self.kubeconfig else None
         return cli_command(

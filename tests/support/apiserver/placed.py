@@ -81,6 +81,13 @@ class PlacedApiServer:
         self._place.inside(lambda: self._send(requests))
         self._state = new
 
+    def put(self, plural: str, item: Mapping[str, Any]) -> None:
+        """Write one object; `publish` then takes it for what was last published."""
+        section = next(section for section, name in SECTIONS.items() if name == plural)
+        ((path, item),) = _by_path({section: [item]})[plural].items()
+        self._place.inside(lambda: self._send([("PUT", path, item)]))
+        self._state.setdefault(plural, {})[path] = item
+
     def _send(self, requests: list[tuple[str, str, Mapping[str, Any] | None]]) -> None:
         connection = http.client.HTTPConnection(self._place.ipv4, PORT, timeout=5)
         for method, path, item in requests:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.build import Built
+from bench.sockets.build import Built
 from tests.support.hooked import Hooked
 from vipbee.datapath import syscall
 from vipbee.datapath.objectfile import ObjectFile
@@ -72,12 +72,12 @@ class HookStatistics:
     def read(self) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
         """(ns, runs) so far of the shipped program and of the no-op."""
         return {
-            hook: (_run_time(shipped), _run_time(noop))
-            for hook, (shipped, noop) in self._fds.items()
+            hook: (run_time(shipped), run_time(noop)) for hook, (shipped, noop) in self._fds.items()
         }
 
 
-def _run_time(program_fd: int) -> tuple[int, int]:
+def run_time(program_fd: int) -> tuple[int, int]:
+    """(ns, runs) of a program so far, counted while statistics are enabled."""
     lines = Path(f"/proc/self/fdinfo/{program_fd}").read_text().splitlines()
     fields = dict(line.split(":\t", 1) for line in lines)
     return int(fields["run_time_ns"]), int(fields["run_cnt"])

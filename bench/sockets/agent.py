@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import state
-from bench.build import Built
-from bench.cluster import CLIENT_CPU
+from bench.sockets import state
+from bench.sockets.build import Built
+from bench.sockets.cluster import CLIENT_CPU
 from tests.support.hooked import Hooked
 from vipbee.lab.agent import HEALTHZ_PORT, cli_command
 

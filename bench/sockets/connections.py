@@ -7,9 +7,9 @@ import statistics
 import subprocess
 from functools import partial
 
-from bench import state
-from bench.build import Built
-from bench.cluster import CLIENT_CPU
+from bench.sockets import state
+from bench.sockets.build import Built
+from bench.sockets.cluster import CLIENT_CPU
 from tests.support.hooked import Hooked
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench [--quick]` from the root of the repository, as root."""
+"""`python -m bench.sockets [--quick]` from the root of the repository, as root."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import state
-from bench.agent import measure_agent
-from bench.build import Built, build
-from bench.cluster import cluster
-from bench.connections import connect_ratio
-from bench.hooks import Cost, measure
-from bench.programming import change_endpoints, program_all
-from bench.rows import Row, number
+from bench.sockets import state
+from bench.sockets.agent import measure_agent
+from bench.sockets.build import Built, build
+from bench.sockets.cluster import cluster
+from bench.sockets.connections import connect_ratio
+from bench.sockets.hooks import Cost, measure
+from bench.sockets.programming import change_endpoints, program_all
+from bench.sockets.rows import Row, number
 
 ENDPOINTS = 10
 SIZES = (1, 1_000, 10_000, 100_000)
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.sockets", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 minutes: without 100,000 Services")
     quick = parser.parse_args().quick
     if os.geteuid() != 0:

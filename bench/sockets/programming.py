@@ -10,7 +10,7 @@ import time
 import msgspec
 import numpy as np
 
-from bench import state
+from bench.sockets import state
 from tests.support.hooked import Hooked
 from vipbee.model import EndpointSlice
 from vipbee.reconcile import NodeSettings, Reconciler

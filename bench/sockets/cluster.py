@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hooked namespace in which every endpoint of bench/state.py answers."""
+"""A hooked namespace in which every endpoint of state.py answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import state
-from bench.build import Built
+from bench.sockets import state
+from bench.sockets.build import Built
 from tests.support.hooked import Hooked
 
 CLIENT_CPU, SERVER_CPU = 0, 1
