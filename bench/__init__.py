@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The product's benchmark: `python -m bench` prints the targets as ratios of one run.
+"""What the product's speed is, as ratios within one run.
+
+compare   side by side with kube-proxy: `make bench`, `make bench-quick`
+sockets   the socket layer: `make bench-sockets`
+packets   the packet layer: `make bench-packets`
 
 Everything runs in network namespaces and cgroups made here and removed again.
 """

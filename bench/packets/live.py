@@ -138,7 +138,10 @@ def _server(space: str, program: Path) -> Iterator[None]:
 
 
 def _compile(directory: Path, name: str) -> Path:
-    source, program = Path(__file__).resolve().parents[1] / f"{name}.c", directory / name
+    source, program = (
+        Path(__file__).resolve().parents[1] / "sockets" / f"{name}.c",
+        directory / name,
+    )
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)]
     subprocess.run(command, check=True)
     return program

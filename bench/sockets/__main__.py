@@ -28,7 +28,7 @@ from bench.sockets.rows import Row, number
 ENDPOINTS = 10
 SIZES = (1, 1_000, 10_000, 100_000)
 PROGRAMMING_TARGETS_S = {10_000: 0.5, 100_000: 5.0}
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main() -> int:
