@@ -77,6 +77,8 @@ static __noinline int read_quote(struct __sk_buff *ctx, const struct packet *p, 
 		__builtin_memcpy(&quote->tuple.source, &ip.saddr, sizeof(quote->tuple.source));
 		__builtin_memcpy(&quote->tuple.destination, &ip.daddr,
 				 sizeof(quote->tuple.destination));
+		if (is_v4(&quote->tuple.source) || is_v4(&quote->tuple.destination))
+			return -1;
 		quote->tuple.protocol = ip.nexthdr;
 		quote->l4 = quote->inner + sizeof(ip);
 	}

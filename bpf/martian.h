@@ -29,6 +29,8 @@ static __always_inline int is_martian_source(const struct flow_tuple *tuple)
 	const struct address *source = &tuple->source;
 	__u32 byte = first_byte(source);
 
+	if (is_v4(source) != is_v4(&tuple->destination)) /* v4-mapped, on a wire */
+		return 1;
 	if (is_v4(source)) {
 		if (byte == 0 || byte >= 224)
 			return 1;

@@ -163,6 +163,8 @@ static __always_inline enum parsed parse_ipv6(struct __sk_buff *ctx, struct pack
 		return PARSED_MALFORMED;
 	__builtin_memcpy(&p->tuple.source, &ip->saddr, sizeof(p->tuple.source));
 	__builtin_memcpy(&p->tuple.destination, &ip->daddr, sizeof(p->tuple.destination));
+	if (is_v4(&p->tuple.destination)) /* v4-mapped: in the tables that is IPv4's */
+		return PARSED_OTHER;
 	p->ttl = ip->hop_limit;
 	p->tos = 0;
 	p->family = 6;

@@ -135,8 +135,12 @@ static __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u
 {
 	__u32 addresses = csum_of_addresses(&p->tuple, to, p->family);
 
-	if (p->fragment != LATER_FRAGMENT && rewrite_l4(ctx, p, to, addresses))
+	if (p->fragment == LATER_FRAGMENT) {
+		if (p->family == 6) /* no checksum in this packet takes the difference up (D37) */
+			bpf_csum_update(ctx, addresses);
+	} else if (rewrite_l4(ctx, p, to, addresses)) {
 		return -1;
+	}
 	if (p->family == 4)
 		return rewrite_ipv4(ctx, l2, to, addresses, hops);
 	return rewrite_ipv6(ctx, l2, to, hops);

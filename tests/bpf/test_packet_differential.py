@@ -50,7 +50,6 @@ from vipbee.abi import FrontendKind
 IN_CI = "CI" in os.environ
 PACKETS = int(os.environ.get("VIPBEE_FUZZ_PACKETS", "1000000" if IN_CI else "200000"))
 SEED = int(os.environ["VIPBEE_FUZZ_SEED"])
-SEED = int(os.environ["VIPBEE_FUZZ_SEED"])
 SHARDS = 4
 """Parts of the run, so that workers beside each other share it."""
 ROUND = 5_000

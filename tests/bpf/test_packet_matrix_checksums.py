@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """D32-D47: what Scapy would have sent from the translated ends, byte for byte.
 
-D36, D37 and D42-D47 need real devices (CHECKSUM_PARTIAL, CHECKSUM_COMPLETE, GSO): a test run
-has only packets without offload. tests/net covers them.
+D36 and D42-D47 need real devices (CHECKSUM_PARTIAL, GSO): tests/net covers them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
 
 from tests.support.packet_bench import Bench
+from tests.support.packet_model.corpus import corpus, established
 from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
 from tests.support.packet_model.generate import Segment
 from tests.support.packet_model.lab import HERE, REMOTE, SELF, V4, V6, Addresses
@@ -154,3 +156,21 @@ def test_any_port_gives_a_right_checksum(
         ttl=63,
     )
     assert seen.frame == again.frame()
+
+
+def test_d37_the_sum_of_a_card_stays_the_packet_s(bench: Bench) -> None:
+    """D37: CHECKSUM_COMPLETE, every path, both families, both ways, ICMP errors; the kernel
+    itself sums again what the program leaves and compares."""
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 11):
+        pytest.skip("BPF_F_TEST_SKB_CHECKSUM_COMPLETE is from Linux 6.11")
+    wrong = []
+    for base in corpus(established(bench)):
+        try:
+            bench.run(base.hook, base.device, base.frame, summed=True)
+        except OSError as error:
+            if error.errno != errno.EBADMSG:
+                raise
+            wrong.append(base.name)
+
+    # what is left: refusals, made up here, which leave and are not summed again on the way
+    assert {name for name in wrong if name.startswith("connection")} == set()

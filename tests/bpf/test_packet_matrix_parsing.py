@@ -11,7 +11,7 @@ from scapy.layers import inet, inet6
 from scapy.packet import Raw
 
 from tests.support.packet_bench import Bench
-from tests.support.packet_model.dialogue import outside
+from tests.support.packet_model.dialogue import from_pod, outside
 from tests.support.packet_model.generate import PAYLOAD, Segment, echo, ethernet, framed
 from tests.support.packet_model.lab import ANY, HERE, REMOTE, V4, V6, Addresses
 from tests.support.packet_model.model import Hook
@@ -206,6 +206,22 @@ def test_d10_ipv6_extension_headers_are_walked(
     assert packed(V6.pods[1]) in outcome.frame
 
 
+def test_d10_an_authentication_header_is_walked(bench: Bench, protocol: int) -> None:
+    """D10: RFC 4302: its length counts words, and two less."""
+    talk = outside(bench, V6, HERE, protocol=protocol)
+    segment = Segment(talk.client, talk.frontend, protocol)
+    (whole,) = (segment.frame(),)
+    header = bytes([protocol, 4, 0, 0]) + bytes(20)
+    length = struct.pack("!H", len(whole) - L3 - 40 + len(header))
+    frame = patched(patched(whole, L3 + 4, length), L3 + 6, bytes([51]))
+
+    outcome = send(bench, frame[: L3 + 40] + header + frame[L3 + 40 :])
+
+    assert outcome.action is Action.PASS
+    assert outcome.frame is not None
+    assert packed(V6.pods[1]) in outcome.frame
+
+
 @pytest.mark.parametrize("count", [20, 50])
 def test_d11_a_long_chain_is_dropped(bench: Bench, count: int) -> None:
     """D11: bounded work."""
@@ -332,3 +348,45 @@ def test_a_clean_syn_with_data_is_translated(bench: Bench, family: Addresses) ->
     outcome = talk.say_frame(framed(segment))
 
     assert outcome.action is Action.REDIRECT
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.53", "192.0.2.250"])
+@pytest.mark.parametrize("hook", [Hook.UPLINK_IN, Hook.POD_IN])
+def test_d149_an_address_that_may_be_no_frontend_is_left_alone(
+    bench: Bench, protocol: int, hook: Hook, address: str
+) -> None:
+    """D149: metadata, resolver, API server: the agent refuses them; loopback is dropped (D145)."""
+    device = "up0" if hook is Hook.UPLINK_IN else "pod0"
+    source = packed(V4.client if hook is Hook.UPLINK_IN else V4.pods[0])
+    to = Endpoint(packed(address), 80)
+
+    outcome = bench.send(hook, device, Segment(Endpoint(source, 4000), to, protocol).frame())
+
+    assert outcome.frame is None
+    assert outcome.action is (Action.DROP if address.startswith("127") else Action.PASS)
+    assert untouched(bench)
+
+
+@pytest.mark.parametrize("mapped", ["source", "destination", "both"])
+@pytest.mark.parametrize("hook", [Hook.UPLINK_IN, Hook.POD_IN])
+def test_an_ipv4_mapped_address_in_an_ipv6_packet_is_nobody_s(
+    bench: Bench, hook: Hook, mapped: str
+) -> None:
+    """D141, D146, D152: only sockets have such addresses; in the tables they are IPv4's."""
+    device = "up0" if hook is Hook.UPLINK_IN else "pod0"
+    v4, v6 = (
+        (outside if hook is Hook.UPLINK_IN else from_pod)(bench, family, HERE)
+        for family in (V4, V6)
+    )
+    source, destination = v6.client.address, v6.frontend.address
+    if mapped in ("source", "both"):
+        source = bytes(10) + b"\xff\xff" + v4.client.address
+    if mapped in ("destination", "both"):
+        destination = bytes(10) + b"\xff\xff" + v4.frontend.address
+    frame = Segment(Endpoint(source, 4000), Endpoint(destination, v4.frontend.port), TCP).frame()
+
+    outcome = bench.send(hook, device, frame)
+
+    assert outcome.frame is None
+    assert outcome.action is (Action.DROP if mapped == "source" else Action.PASS)
+    assert untouched(bench)

@@ -2,23 +2,27 @@
 """D116-D122: floods against small tables. What is established stays, whatever it costs others.
 
 D119 (sizes against the number of CPUs) and D123 (a full frontend table) are decided by the
-agent and tested there. D121 needs an interrupt inside a map update: not to be had here.
+agent and tested there. D121 needs an interrupt inside a map update: a copy of the datapath
+whose updates fail stands for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
-from tests.support.packet_model.generate import Segment
+from tests.support.packet_model.generate import Segment, fragments
 from tests.support.packet_model.lab import HERE, REMOTE, STICKY, V4, Addresses
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
 from tests.support.packet_model.wire import ETH_LENGTH, TCP, UDP, Endpoint
 from tests.support.packet_model.world import packed
+from tests.support.weakened import compile_weakened
 from vipbee.abi import Reason
 
 SMALL = 4096
@@ -33,6 +37,7 @@ def small_bench(as_root: None) -> Iterator[Bench]:
         for table in ("conntrack", "conntrack_new", "nat", "nat_new")
         for zone in ("outside", "pod")
     }
+    sizes["fragments"] = SMALL
     with Bench.up(sizes=sizes, refusals_per_second=1 << 30) as up:
         yield up
 
@@ -188,3 +193,62 @@ def test_a_full_affinity_table_forgets_but_serves(small: Bench, protocol: int) -
     talk = outside(small, V4, STICKY, protocol=protocol, port=61000)
 
     assert talk.say().frame is not None
+
+
+def test_d25_a_full_table_of_fragments_mixes_nothing_up(small: Bench) -> None:
+    """D25: more datagrams in flight than it holds: the tails of the oldest are dropped, and
+    what is translated goes to its own backend."""
+    talk = outside(small, V4, HERE, protocol=UDP)
+    tails = []
+    for identity in range(FLOOD):
+        segment = replace(
+            Segment(talk.client, talk.frontend, UDP, payload=bytes(64)),
+            source=replace(talk.client, port=40000 + identity % 64),
+        )
+        first, last, *_ = fragments(segment, 48)
+        tails.append(with_identity(last, identity))
+        small.run(Hook.UPLINK_IN, "up0", with_identity(first, identity))
+
+    outcomes = [small.run(Hook.UPLINK_IN, "up0", tail) for tail in tails]
+
+    kept = [outcome.frame for outcome in outcomes if outcome.action is not Action.DROP]
+    dropped = [outcome.reasons for outcome in outcomes if outcome.action is Action.DROP]
+    assert 0 < len(kept) <= SMALL
+    assert all(frame[ETH_LENGTH + 16 :][:4] == packed(V4.pods[1]) for frame in kept)
+    assert all(reasons == {Reason.FRAGMENT_UNKNOWN: 1} for reasons in dropped)
+
+
+def with_identity(frame: bytes, identity: int) -> bytes:
+    at = ETH_LENGTH + 4
+    return frame[:at] + identity.to_bytes(2) + frame[at + 2 :]
+
+
+FAILING = {
+    "forward half": ("open_connection.h", "if (bpf_map_update_elem(conntrack_map(zone, 0)"),
+    "promotion": ("conntrack_halves.h", "if (bpf_map_update_elem(conntrack_map(zone, 1)"),
+}
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_d121_an_update_that_fails_leaves_no_half(
+    as_root: None, tmp_path: Path, where: str
+) -> None:
+    """D121: -EBUSY, -ENOMEM: counted, tried again with the next packet, nothing left behind."""
+    file, text = FAILING[where]
+    failing = text.replace("if (", "if (1 || ")
+    weakened = compile_weakened(((file, text, failing),), tmp_path)
+    with Bench.up(path=weakened) as bench:
+        talk = outside(bench, V4, HERE)
+        syn = Segment(talk.client, talk.frontend).frame()
+        if where == "forward half":
+            for _ in range(2):
+                observed = bench.run(Hook.UPLINK_IN, "up0", syn)
+                assert observed.reasons == {Reason.FLOW_NOT_STORED: 1}
+            assert not any(bench.tables.sizes().values())
+            return
+        talk.establish()
+        talk.say("A", sequence=1001, acknowledgement=5001)
+
+        assert bench.counted(Reason.ESTABLISHED_FULL) == 2
+        assert bench.tables.size("nat_outside") == bench.tables.size("conntrack_outside") == 0
+        assert talk.answer("A", sequence=5001, acknowledgement=1001).frame is not None

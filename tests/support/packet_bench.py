@@ -40,6 +40,7 @@ _LIBC = c.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _TEST_RUN = 10
 _SK_BUFF_SIZE, _IFINDEX_AT, _GSO_SIZE_AT = 192, 40, 176
+_CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 _BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _SYSCALL = _LIBC.syscall
 _SYSCALL.argtypes = (c.c_long, c.c_int, c.c_void_p, c.c_uint)
@@ -110,9 +111,11 @@ class Bench:
         except DisagreementError as error:
             raise DisagreementError(f"{hook} {device} {frame.hex()}\n{error}") from None
 
-    def run(self, hook: Hook, device: str, frame: bytes) -> Observed:
-        """Through the C alone."""
-        ran = self._runner.run(self._program_fds[hook], frame, self.ifindexes[device])
+    def run(self, hook: Hook, device: str, frame: bytes, *, summed: bool = False) -> Observed:
+        """Through the C alone. `summed`: see `TestRunner`."""
+        ran = self._runner.run(
+            self._program_fds[hook], frame, self.ifindexes[device], summed=summed
+        )
         return Observed(_ACTIONS[ran.code], ran.frame, self._moved_reasons())
 
     def counted(self, reason: Reason) -> int:
@@ -162,12 +165,24 @@ class TestRunner:
         self._attributes = (c.c_char * 128)()
         self._input, self._output = memoryview(self._in), memoryview(self._out)
         # union bpf_attr.test: fd, retval, sizes in and out, data in and out, repeat, duration,
-        # context sizes in and out, context in and out
-        self._layout = struct.Struct("=IIIIQQIIIIQQ")
+        # context sizes in and out, context in and out, flags
+        self._layout = struct.Struct("=IIIIQQIIIIQQI")
         self._results = struct.Struct("=IIII")
 
-    def run(self, program_fd: int, frame: bytes, ifindex: int, *, gso_size: int = 0) -> Run:
-        """Raises OSError where the kernel refuses the frame."""
+    def run(
+        self,
+        program_fd: int,
+        frame: bytes,
+        ifindex: int,
+        *,
+        gso_size: int = 0,
+        summed: bool = False,
+    ) -> Run:
+        """Raises OSError where the kernel refuses the frame.
+
+        `summed`: as from a card that sums what it receives (CHECKSUM_COMPLETE); EBADMSG if the
+        sum that the program leaves is not the packet's. Linux 6.11.
+        """
         c.memmove(self._in, frame, len(frame))
         struct.pack_into("=I", self._context, _IFINDEX_AT, ifindex)
         struct.pack_into("=I", self._context, _GSO_SIZE_AT, gso_size)
@@ -186,6 +201,7 @@ class TestRunner:
             0,
             c.addressof(self._context),
             0,
+            _CHECKSUM_COMPLETE if summed else 0,
         )
         if _SYSCALL(_BPF, _TEST_RUN, c.addressof(self._attributes), len(self._attributes)) < 0:
             number = c.get_errno()

@@ -14,7 +14,6 @@ NOT_YET: list[tuple[str, str]] = [
     ("D23", "a part before the first one is dropped and counted: BPF cannot hold packets back"),
     ("D30", "no program runs at XDP"),
     ("D36", "CHECKSUM_PARTIAL needs a sending socket: tests/net, not a test run"),
-    ("D37", "CHECKSUM_COMPLETE needs a driver: a test run's packets carry no device sum"),
     ("D42", "GSO super-packets need a sending socket: tests/net (1 GB transfer)"),
     ("D43", "no DSR, so nothing is added to a packet; a GSO packet is measured by segment"),
     ("D44", "UDP GSO needs a sending socket: tests/net"),
@@ -26,11 +25,9 @@ NOT_YET: list[tuple[str, str]] = [
     ("D99", "65,507 bytes do not fit one test run: 1 kB in parts here, 64 kB in tests/net"),
     ("D113", "a changed node address is the agent's: devices are rewritten, old flows expire"),
     ("D119", "map sizes against the number of CPUs: the agent refuses at start"),
-    ("D121", "-EBUSY of a map update needs an interrupt in the middle of one"),
     ("D123", "a full frontend table is the agent's: the Service is refused whole"),
     ("D147", "a pod's source is not checked: the device belongs to the CNI, which does"),
     ("D148", "no identities are kept that a source could be mistaken for"),
-    ("D149", "the agent refuses such frontends; an address without frontend is D18"),
     ("D152", "v4-mapped destinations exist on sockets only: tests/bpf/test_connect.py"),
 ]
 """(row, why no packet test names it). Printed by the differential test."""

@@ -16,6 +16,9 @@ from vipbee.abi import AddressFlag, BackendFlag, FrontendKind
 LOCAL = 0
 """The `ifindex` of a route to an address of the node itself."""
 
+V4_MAPPED = bytes(10) + b"\xff\xff"
+"""Of IPv4 on IPv6 sockets; never on a wire."""
+
 UNSPECIFIED = {4: bytes(4), 6: bytes(16)}
 
 
@@ -165,4 +168,4 @@ def is_impossible_source(address: bytes) -> bool:
         return True
     if len(address) == 4:
         return address[0] >= 224 or address[0] == 0
-    return address[0] == 0xFF
+    return address[0] == 0xFF or address.startswith(V4_MAPPED)
