@@ -69,6 +69,9 @@ class PlacedApiServer:
             self._process.communicate()
             self._process = None
 
+    def close(self) -> None:
+        self.kill()
+
     def publish(self, state: Mapping[str, list[Mapping[str, Any]]]) -> None:
         """Write what differs from the last state, deletions last."""
         new = _by_path(state)
