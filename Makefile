@@ -78,6 +78,10 @@ bench-sockets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the socket layer: 
 bench-packets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the packet layer: ns, ports, floods, sweep (root)
 	@$(AS_ROOT) $(PYTHON) -m bench.packets
 
+.PHONY: manifests
+manifests: $(VENV)/development ## deploy/kubernetes/vipbee.yaml from the Helm chart
+	@$(PYTHON) tools/render_manifests.py
+
 .PHONY: clean
 clean: ## remove what was built, the virtual environment too
 	rm -rf build dist $(VENV) src/vipbee/_obj .hypothesis .mypy_cache .ruff_cache .pytest_cache

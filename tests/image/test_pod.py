@@ -36,6 +36,7 @@ nodes:
       - {name: client-1}
   - name: node-2
 """
+RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 VIP = ("10.96.0.10", 7000)
 WEB = {"web-0", "web-1"}
 
@@ -129,6 +130,7 @@ def node(lab: Lab, rootfs: Path, tmp_path: Path) -> Node:
             "bpffs": agent.bpf_root,
             "cgroup": agent.node_cgroup,
             "netns": Path("/run/netns"),
+            "reserved-ports": RESERVED_PORTS,
             "xtables-lock": tmp_path / "xtables.lock",
         },
         service_account=tmp_path / "account",
@@ -232,6 +234,17 @@ def test_check_in_the_pod_finds_everything_that_is_needed(pod: Pod) -> None:
     assert findings["capabilities"] == "ok"
     assert findings["bpffs"] == "ok"
     assert "entering pods' namespaces" not in findings  # named only if it cannot
+
+
+def test_node_ports_are_reserved_on_the_node(pod: Pod) -> None:
+    """D107: of all sysctls the pod may write this one."""
+    sysctls = pod.node.place.run(["cat", str(RESERVED_PORTS)], check=True).stdout.strip()
+    pod.agent.kill()
+    cleaned = pod.node.run(*cleanup_container())
+
+    assert sysctls == "30000-32767"
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert not pod.node.place.run(["cat", str(RESERVED_PORTS)], check=True).stdout.strip()
 
 
 def test_status_in_the_pod_says_that_it_runs(pod: Pod) -> None:

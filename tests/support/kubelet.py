@@ -28,6 +28,8 @@ cd {work}
 mount -t overlay overlay -o lowerdir={rootfs},upperdir=upper,workdir=work root
 mount -t proc proc root/proc
 mount -t sysfs -o ro sysfs root/sys
+mount --bind root/proc/sys root/proc/sys
+mount -o remount,bind,ro root/proc/sys
 mount --bind /dev root/dev
 {mounts}
 mount -o remount,{mode} {work}/root
@@ -99,10 +101,10 @@ def _mount(
 ) -> list[str]:
     """As runtimes do: recursive, cut off from the host unless the manifest wants otherwise."""
     kinds = {None: "rprivate", "HostToContainer": "rslave"}
-    make = "mkdir -p $place" if source.is_dir() else "touch $place"
+    make = "mkdir -p $place" if source.is_dir() else "mkdir -p ${place%/*} && touch $place"
     lines = [
         f"place=root$(chroot root realpath -m {target})",  # /var/run is a link
-        "[ -e $place ] || " + make,
+        f"[ -e $place ] || {{ {make}; }}",
         f"mount --rbind {source} $place",
         f"mount --make-{kinds[propagation]} $place",
     ]

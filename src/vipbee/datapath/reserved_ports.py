@@ -22,6 +22,8 @@ from vipbee.datapath.pins import PinDirectory
 
 SYSCTL = "net.ipv4.ip_local_reserved_ports"
 PATH = Path("/proc/sys", *SYSCTL.split("."))
+PATH_IN_POD = Path("/run/vipbee", PATH.name)
+"""A pod's own /proc/sys is read-only; deploy/ mounts this one file of the node's there."""
 _KEY = np.zeros(1, dtype=np.uint32)
 
 
@@ -31,7 +33,7 @@ def reserve(directory: PinDirectory, layouts: Layouts, wanted: PortRange | None)
     True if the sysctl was written. OSError if it cannot be: /proc/sys is often read-only
     in containers.
     """
-    present = parse_port_list(PATH.read_text())
+    present = parse_port_list(_path().read_text())
     before = _read_note(directory, layouts)
     theirs = present - before
     ours = (wanted.ports if wanted else frozenset()) - theirs
@@ -41,18 +43,22 @@ def reserve(directory: PinDirectory, layouts: Layouts, wanted: PortRange | None)
     # noted before it is done, and again when it is: a kill in between forgets nothing
     _write_note(directory, layouts, before | ours)
     if target != present:
-        PATH.write_text(format_port_list(target) + "\n")
+        _path().write_text(format_port_list(target) + "\n")
     _write_note(directory, layouts, ours)
     return target != present
 
 
 def missing_ports(wanted: PortRange) -> int:
     """How many of these are not reserved, whoever should have done it."""
-    return len(wanted.ports - parse_port_list(PATH.read_text()))
+    return len(wanted.ports - parse_port_list(_path().read_text()))
 
 
 def is_writable() -> bool:
-    return os.access(PATH, os.W_OK)
+    return os.access(_path(), os.W_OK)
+
+
+def _path() -> Path:
+    return PATH_IN_POD if PATH_IN_POD.exists() else PATH
 
 
 def _read_note(directory: PinDirectory, layouts: Layouts) -> frozenset[int]:
