@@ -16,7 +16,7 @@ NOT_YET: list[tuple[str, str]] = [
     ("D36", "CHECKSUM_PARTIAL needs a sending socket: tests/net, not a test run"),
     ("D42", "GSO super-packets need a sending socket: tests/net (1 GB transfer)"),
     ("D43", "no DSR, so nothing is added to a packet; a GSO packet is measured by segment"),
-    ("D44", "UDP GSO needs a sending socket: tests/net"),
+    ("D44", "UDP GSO needs a device: test_packet_wire.py"),
     ("D45", "no encapsulation is added"),
     ("D46", "no program runs at XDP"),
     ("D47", "no tunnel header is added"),
