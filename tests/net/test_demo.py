@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -56,6 +57,22 @@ def test_every_claim_of_the_demo_is_true_and_it_cleans_up() -> None:
     assert "claims checked and true" in output
     assert "\x1b" not in output  # plain text when piped
     assert leftovers() == []
+
+
+def test_claims_can_be_had_as_a_document() -> None:
+    """interface.md §4: nothing but the document on stdout."""
+    done = subprocess.run(
+        cli_command(["demo", "--fast", "--name", NAME, "-o", "json"]),
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+        timeout=DEMO_LIMIT_S,
+        check=False,
+    )
+
+    claims = json.loads(done.stdout)["claims"]
+    assert all(claim["isTrue"] for claim in claims), claims
+    assert f"All {len(claims)} claims" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,6 +6,7 @@ Without agents: what is dialled here is pod addresses, never a VIP.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -265,6 +266,20 @@ def vipbee_lab(*argv: str) -> subprocess.CompletedProcess[str]:
         env=child_environment(),
         check=False,
     )
+
+
+def test_up_and_down_can_be_had_as_documents(spare_name: str, tmp_path: Path) -> None:
+    """interface.md §4"""
+    file = tmp_path / "lab.yaml"
+    file.write_text(TOPOLOGY.format(network="routed"))
+
+    up = vipbee_lab("up", str(file), "--name", spare_name, "--no-agents", "-o", "json")
+    down = vipbee_lab("down", "--name", spare_name, "-o", "json")
+
+    built = json.loads(up.stdout)
+    assert (built["name"], built["state"]) == (spare_name, "up")
+    assert "client" in {place["name"] for place in built["places"]}
+    assert json.loads(down.stdout) == {"removed": [spare_name]}
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 255])

@@ -14,7 +14,7 @@ from rich.text import Text
 from vipbee.cli.demo_stage import Stage
 from vipbee.cli.demo_steps import STEPS
 from vipbee.cli.lab import end_on_sigterm
-from vipbee.cli.output import working
+from vipbee.cli.output import Format, FormatOption, print_document, working
 from vipbee.errors import UsageError
 from vipbee.lab import Lab
 from vipbee.lab.programs import require_programs
@@ -30,15 +30,17 @@ def demo(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the lab, if two run side by side.")
     ] = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Watch real programs reach real servers through Services, in half a minute.
 
     Builds a two-node cluster of network namespaces, without touching this machine's own
     network, and removes it at the end, also after Ctrl-C. Exits 1 if a claim is false.
+    With `-o json` the claims are printed as a document, and the show goes to stderr.
     """
     end_on_sigterm()
     require_programs(("curl", "dig", "ss"))
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=output.is_document)
     started = time.monotonic()
     with working("Building the cluster …"):
         lab = Lab.up(find_topology(), name=name)
@@ -49,14 +51,17 @@ def demo(
             step(stage)
     console.print()
     took_s = time.monotonic() - started
+    if output.is_document:
+        claims = [{"claim": claim.text, "isTrue": claim.is_true} for claim in stage.checked]
+        print_document({"claims": claims, "seconds": round(took_s, 1)}, output)
     if stage.false_claims:
-        console.print(Text(f"{len(stage.false_claims)} of {stage.claims} claims are FALSE:"))
+        console.print(Text(f"{len(stage.false_claims)} of {len(stage.checked)} claims are FALSE:"))
         for claim in stage.false_claims:
             console.print(f"  {claim}", markup=False)
         raise typer.Exit(1)
     console.print(
         Text(
-            f"All {stage.claims} claims checked and true. Cluster removed. {took_s:.0f} s.",
+            f"All {len(stage.checked)} claims checked and true. Cluster removed. {took_s:.0f} s.",
             style="bold green",
         )
     )

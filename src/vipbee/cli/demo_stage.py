@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -22,20 +23,24 @@ BAR_WIDTH = 40
 READING_TIME_S = 0.8
 
 
+class Claim(NamedTuple):
+    text: str
+    is_true: bool
+
+
 class Stage:
     """`fast`: no pauses for reading. Plain ASCII when the output is no terminal."""
 
     def __init__(self, lab: Lab, console: Console, *, fast: bool) -> None:
         self.lab = lab
         self.console = console
-        self.false_claims: list[str] = []
+        self.checked: list[Claim] = []
         self._pause_s = 0.0 if fast or not console.is_terminal else READING_TIME_S
         self._steps = 0
-        self._claims = 0
 
     @property
-    def claims(self) -> int:
-        return self._claims
+    def false_claims(self) -> list[str]:
+        return [claim.text for claim in self.checked if not claim.is_true]
 
     def heading(self, title: str) -> None:
         """Start the next step, after time to read the last one."""
@@ -56,9 +61,7 @@ class Stage:
         return place.run(argv)
 
     def claim(self, text: str, is_true: bool) -> None:
-        self._claims += 1
-        if not is_true:
-            self.false_claims.append(text)
+        self.checked.append(Claim(text, is_true))
         mark, style = self._mark(is_true)
         self.show(Text.assemble((f"{mark} ", style), (text, "" if is_true else style)))
 

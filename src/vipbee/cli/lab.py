@@ -57,6 +57,7 @@ def up(
         str | None, typer.Option("--name", "-n", help="Instead of the file's name.")
     ] = None,
     agents: Annotated[bool, typer.Option(help="Start one vipbee agent a node.")] = True,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Build the lab and wait until its servers and agents are ready.
 
@@ -65,6 +66,9 @@ def up(
     end_on_sigterm()
     with working("Building namespaces, starting servers and agents …"):
         lab = Lab.up(file, name=name, agents=agents)
+    if output.is_document:
+        print_document(describe_lab(lab.name), output)
+        return
     Console().print(draw_lab(lab))
     for what, how in (
         (
@@ -82,6 +86,7 @@ def up(
 def down(
     name: NameOption = None,
     every: Annotated[bool, typer.Option("--all", help="Every lab of this machine.")] = False,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Remove a lab with all its processes, namespaces, cgroups and pins.
 
@@ -92,6 +97,9 @@ def down(
         raise UsageError(f"several labs are up ({', '.join(list_labs())}): say --name or --all")
     names = [name] if name is not None else list_labs()
     removed = [lab for lab in names if tear_down(lab)]
+    if output.is_document:
+        print_document({"removed": removed}, output)
+        return
     print("\n".join(f"lab {lab} removed" for lab in removed) or "no lab to remove")
 
 
