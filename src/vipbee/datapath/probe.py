@@ -54,7 +54,7 @@ def probe(*, cgroup_root: Path | None, bpf_root: Path, map_bytes: int) -> list[F
     findings.append(cgroup)
     features = probe_features()
     findings += probe_hooks(place, features)
-    findings += [*probe_helpers(features), *probe_packets(), probe_node_ports()]
+    findings += [*probe_helpers(features), *probe_packets(features), probe_node_ports()]
     findings.append(probe_memory(map_bytes))
     return findings
 
