@@ -15,9 +15,10 @@ from vipbee.config import load_config
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
-from vipbee.datapath.hooks import read_config
+from vipbee.datapath.hooks import read_config, read_hooks
 from vipbee.datapath.loader import Loaded, load
 from vipbee.datapath.objectfile import ObjectFile
+from vipbee.packet_layer import DeviceLists, start_packet_layer
 
 LAYOUTS = load_layouts()
 
@@ -76,3 +77,23 @@ def test_a_restart_with_other_settings_keeps_the_tables(hooked: Hooked) -> None:
     assert (constants["node_port_first"], constants["node_port_last"]) == (20000, 29999)
     assert (constants["snat_port_first"], constants["snat_port_last"]) == (32768, 65535)
     assert constants["cluster_ip_from_outside"]
+
+
+def test_sockets_are_served_where_packets_cannot_be(hooked: Hooked) -> None:
+    """The packet layer is on by default: what it lacks must not cost the socket layer."""
+    too_large = {**hooked.sizes, "conntrack_new_outside": 1 << 31}
+    elsewhere = hooked.bpf_root.with_name(f"{hooked.bpf_root.name}-e")
+    request = replace(hooked.request(), packet_lb=True, sizes=too_large, bpf_root=elsewhere)
+    pins.prepare_root(elsewhere)
+    try:
+        with pins.exclusive(elsewhere):
+            loaded = load(request)
+        layer = start_packet_layer(request, loaded, None, DeviceLists())  # type: ignore[arg-type]
+
+        assert not loaded.packet_lb
+        assert all(hook.is_attached for hook in read_hooks(loaded.directory))
+        (problem,) = layer.problems()
+        assert problem.is_error
+        assert problem.message.startswith("only sockets on this node are served: ")
+    finally:
+        pins.remove_everything(elsewhere)
