@@ -35,6 +35,8 @@ def cleanup(
         count(sum(f"/{kind}/" in path for path in removed), noun) for kind, noun in kinds.items()
     ]
     say(f"removed {numbers[0]}, {numbers[1]} and {numbers[2]} from {bpf_root}")
+    if ports := [entry for entry in removed if entry.startswith("net.")]:
+        say(f"took the NodePorts from {ports[0]}")
 
 
 def _remove_filters(bpf_root: Path) -> list[str]:
