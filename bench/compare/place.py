@@ -102,6 +102,13 @@ class Site:
         done = place.run([*argv, *extra], check=True, timeout_s=LOAD_TIMEOUT_S)
         return Sample(**json.loads(done.stdout))
 
+    def start_load(
+        self, mode: str, count: int, address: str, port: int, *extra: str
+    ) -> subprocess.Popen[str]:
+        """The same in the background; its output is a Sample as JSON."""
+        argv = [str(self._programs.load), mode, str(CLIENT_CPU), str(count), address, str(port)]
+        return self.lab.pod("client-0").popen([*argv, *extra])
+
     def bulk(self, milliseconds: int, address: str, port: int) -> float:
         """Bytes a second over one connection."""
         argv = [str(self._programs.load), "bulk", str(CLIENT_CPU), str(milliseconds)]
@@ -111,8 +118,7 @@ class Site:
 
     def awaiting(self, address: str, port: int, byte: str, tries: int) -> subprocess.Popen[str]:
         """The client, dialling until that server answers; its output is a Sample as JSON."""
-        argv = [str(self._programs.load), "until", str(CLIENT_CPU), str(tries), address, str(port)]
-        return self.lab.pod("client-0").popen([*argv, byte])
+        return self.start_load("until", tries, address, port, byte)
 
     def _route(self) -> None:
         node, client = self.node, self.lab.client

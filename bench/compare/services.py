@@ -56,6 +56,7 @@ class Cluster:
     services: int
     family: int  # 4 or 6
     servers: Servers
+    endpoints: int = ENDPOINTS  # of each Service that nobody dials
 
     @property
     def dialled(self) -> dict[str, int]:
@@ -92,9 +93,9 @@ class Cluster:
             yield Port(name, "http", "TCP", vip, PORT, one)
             yield Port(name, "dns", "UDP", vip, DNS_PORT, one)
         else:
-            first = _IDLE[self.family] + number * ENDPOINTS
+            first = _IDLE[self.family] + number * self.endpoints
             yield Port(
-                name, "http", "TCP", vip, PORT, tuple(str(first + i) for i in range(ENDPOINTS))
+                name, "http", "TCP", vip, PORT, tuple(str(first + i) for i in range(self.endpoints))
             )
 
     def objects(self) -> dict[str, list[dict[str, Any]]]:

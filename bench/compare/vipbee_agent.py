@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.compare.place import Site
 from bench.compare.proxies import CannotError, Entries, Programmed, count_rules, wait_until_served
-from bench.compare.services import ENDPOINTS, Cluster, Port, slice_object
+from bench.compare.services import Cluster, Port, slice_object
 from bench.compare.watching import Watched
 from bench.sockets.hooks import run_time
 from tests.support.apiserver.placed import PlacedApiServer
@@ -91,7 +91,7 @@ class VipbeeAgent:
         """Map sizes are those of the machine unless the cluster needs more."""
         needed = 2 * cluster.services + 4096
         sizes = dict.fromkeys(("frontends", "addresses", "services"), needed)
-        sizes |= dict.fromkeys(("slots", "backends"), 4 * ENDPOINTS * needed)
+        sizes |= dict.fromkeys(("slots", "backends"), 4 * cluster.endpoints * needed)
         config: dict[str, object] = dict(self._layers)
         config["metrics-bind-address"] = f"127.0.0.1:{METRICS_PORT}"
         if cluster.services > 10_000:

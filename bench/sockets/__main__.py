@@ -13,9 +13,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from bench.sockets import state
 from bench.sockets.agent import measure_agent
 from bench.sockets.build import Built, build
@@ -23,7 +20,7 @@ from bench.sockets.cluster import cluster
 from bench.sockets.connections import connect_ratio
 from bench.sockets.hooks import Cost, measure
 from bench.sockets.programming import change_endpoints, program_all
-from bench.sockets.rows import Row, number
+from bench.sockets.rows import Row, print_rows
 
 ENDPOINTS = 10
 SIZES = (1, 1_000, 10_000, 100_000)
@@ -42,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vipbee-bench-") as name:
         directory = Path(name)
         rows = _measure_all(build(directory), directory, quick=quick)
-    _print(rows)
+    print_rows(rows)
     path = _save(rows, time.monotonic() - started)
     print(f"{path} · {time.monotonic() - started:.0f} s", file=sys.stderr)
     return 0
@@ -138,20 +135,6 @@ def _agent_rows(built: Built, directory: Path, *, services: int) -> list[Row]:
 
 def _progress(what: str) -> None:
     print(f"measuring: {what} …", file=sys.stderr, flush=True)
-
-
-def _print(rows: list[Row]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("what", "measured", "target", "verdict", ""):
-        table.add_column(title, justify="right" if title in ("measured", "target") else "left")
-    for row in rows:
-        target = "" if row.target is None else f"≤ {number(row.target, row.unit)}"
-        style = "" if row.target is None else "green" if row.is_met else "red"
-        verdict = f"[{style}]{row.verdict}[/]" if style else ""
-        table.add_row(row.what, number(row.value, row.unit), target, verdict, row.detail)
-    console = Console()
-    console = Console(width=None if console.is_terminal else 160)
-    console.print(table)
 
 
 def _save(rows: list[Row], took_s: float) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.table import Table
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -35,3 +38,17 @@ def number(value: float, unit: str) -> str:
     if unit == "×":
         return f"{value:.3f} ×"
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def print_rows(rows: list[Row]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("what", "measured", "target", "verdict", ""):
+        table.add_column(title, justify="right" if title in ("measured", "target") else "left")
+    for row in rows:
+        target = "" if row.target is None else f"≤ {number(row.target, row.unit)}"
+        style = "" if row.target is None else "green" if row.is_met else "red"
+        verdict = f"[{style}]{row.verdict}[/]" if style else ""
+        table.add_row(row.what, number(row.value, row.unit), target, verdict, row.detail)
+    console = Console()
+    console = Console(width=None if console.is_terminal else 160)
+    console.print(table)
