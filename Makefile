@@ -82,6 +82,10 @@ bench-packets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the packet layer: 
 manifests: $(VENV)/development ## deploy/kubernetes/vipbee.yaml from the Helm chart
 	@$(PYTHON) tools/render_manifests.py
 
+.PHONY: bench-scale
+bench-scale: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the agent at 10,000 Services, 50,000 endpoints, a day of changes (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.scale
+
 .PHONY: clean
 clean: ## remove what was built, the virtual environment too
 	rm -rf build dist $(VENV) src/vipbee/_obj .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -38,11 +38,13 @@ def main() -> int:
         return 2
     started = time.monotonic()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="vipbee-scale-") as name:
-        with contextlib.closing(Site("scale", build(Path(name)))) as site:
-            for what, measure in _PARTS.items():
-                print(f"measuring: {what} …", file=sys.stderr, flush=True)
-                rows += measure(site, tenth)
+    with (
+        tempfile.TemporaryDirectory(prefix="vipbee-scale-") as name,
+        contextlib.closing(Site("scale", build(Path(name)))) as site,
+    ):
+        for what, measure in _PARTS.items():
+            print(f"measuring: {what} …", file=sys.stderr, flush=True)
+            rows += measure(site, tenth)
     print_rows(rows)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"scale-{time.strftime('%Y-%m-%dT%H%M%S')}-{platform.release()}.json"
