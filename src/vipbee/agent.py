@@ -121,7 +121,7 @@ class Agent:
         if self._adopted:
             self._tables.renew_address_filter()
             self._reconciler.adopt()
-        self._reconciler.set_local_addresses(await netns.local_addresses())
+        self._reconciler.set_local_addresses(netns.local_addresses())
         self._board.write_card()
         self._node_ports.bring()
         await asyncio.to_thread(self.packet_layer.bring)
@@ -159,7 +159,7 @@ class Agent:
     async def follow_addresses(self) -> None:
         """NodePorts follow the addresses of the node."""
         async for _ in netns.address_changes():
-            self._reconciler.set_local_addresses(await netns.local_addresses())
+            self._reconciler.set_local_addresses(netns.local_addresses())
             self._programming.step("addresses changed", self._reconciler.program)
             if self._sweep is not None:
                 self._sweep.soon()
