@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.packet_bench import Bench
@@ -21,7 +23,7 @@ from tests.support.packet_model.lab import (
 )
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
-from tests.support.packet_model.wire import Endpoint
+from tests.support.packet_model.wire import TCP, Endpoint
 from tests.support.packet_model.world import packed
 from vipbee.abi import FrontendKind, Reason
 
@@ -196,6 +198,32 @@ def test_d141_source_ranges(
     assert (stranger.say().frame is not None) is allowed
     assert (pod.say().frame is not None) is allowed
     assert friend.say().frame is not None
+
+
+def test_d141_ranges_that_overlap_admit_whom_any_of_them_does(
+    bench: Bench, family: Addresses
+) -> None:
+    """D141, R80: the narrower one hides nothing of the wider one, nor the other way round."""
+    world = bench.model.world
+    to = outside(bench, family, RANGED).frontend
+    network, length = packed(family.ranges[0]), family.ranges[1]
+    full = len(network) * 8
+    inner, lone = network[:-1] + b"\x40", packed(family.other_client)
+    ranges = ((network, length), (inner, full - 4), (inner, full), (lone, full))
+    key = (to.address, to.port, TCP)
+    world.frontends[key] = replace(world.frontends[key], ranges=ranges)
+    bench.tables.program(world)
+
+    def served(client: bytes) -> bool:
+        talk = outside(bench, family, RANGED)
+        talk.client = Endpoint(client, 4000)
+        return talk.say().frame is not None
+
+    assert served(inner)
+    assert served(inner[:-1] + b"\x41")  # in the one of four bits
+    assert served(packed(family.client))  # in the widest only
+    assert served(lone)
+    assert not served(lone[:-1] + bytes([lone[-1] ^ 1]))
 
 
 @pytest.mark.parametrize("hook", [Hook.UPLINK_IN, Hook.POD_IN])

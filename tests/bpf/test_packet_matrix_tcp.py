@@ -364,6 +364,26 @@ def test_affinity_survives_the_connection(bench: Bench, family: Addresses, proto
     assert late[0].backend != backend
 
 
+def test_affinity_ends_with_its_timeout(bench: Bench, family: Addresses, protocol: int) -> None:
+    """D140, R63: sliding: each new connection begins it again; after it the choice is free."""
+
+    def dial(port: int) -> Dialogue:
+        talk = outside(bench, family, STICKY, protocol=protocol, port=port)
+        talk.say()
+        return talk
+
+    first = dial(41000).backend
+    for port in range(41001, 41004):
+        bench.wait(STICKY.affinity_timeout_s - 2)
+        assert dial(port).backend == first
+    others = set()
+    for port in range(42000, 42040):
+        bench.wait(STICKY.affinity_timeout_s + 2)
+        others.add(dial(port).backend)
+
+    assert len(others) > 1
+
+
 def test_the_lab_s_world_is_what_the_tables_say(bench: Bench) -> None:
     """The bench programs what the model believes: one client, one answer."""
     assert bench.tables.size("frontends") == len(bench.model.world.frontends)
