@@ -74,6 +74,14 @@ PROTECTIONS = [
         Reason.MARTIAN,
     ),
     Protection(
+        "D141, D152",
+        hostile.an_ipv6_packet_reaches_an_ipv4_vip,
+        (
+            ("packet.h", "if (is_v4(&p->tuple.destination))", "if (0)"),
+            ("martian.h", "if (is_v4(source) != is_v4(&tuple->destination))", "if (0)"),
+        ),
+    ),
+    Protection(
         "R42",
         hostile.a_cluster_ip_is_reached,
         (

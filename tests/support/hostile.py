@@ -26,6 +26,7 @@ from tests.support.packet_model.lab import (
     REMOTE,
     TWIN,
     V4,
+    V6,
     dialled,
 )
 from tests.support.packet_model.model import Hook
@@ -102,6 +103,14 @@ def the_node_s_address_opens_a_connection(bench: Bench) -> bool:
 def loopback_is_reached(bench: Bench) -> bool:
     to = Endpoint(packed("127.0.0.1"), 10250)
     return arrives(bench, Segment(CLIENT, to).frame()).action is Action.PASS
+
+
+def an_ipv6_packet_reaches_an_ipv4_vip(bench: Bench) -> bool:
+    """The mapped form of its address, which only sockets have."""
+    mapped = bytes(10) + b"\xff\xff"
+    stranger = Endpoint(packed(V6.client), 40000)
+    arrives(bench, Segment(stranger, replace(VIP, address=mapped + VIP.address)).frame())
+    return opened(bench)
 
 
 def a_cluster_ip_is_reached(bench: Bench) -> bool:
