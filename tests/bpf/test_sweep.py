@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.hooked import Hooked
 from vipbee.abi import AddressFlag, BackendFlag, ConntrackFlag, ConntrackSeen, MapName
-from vipbee.core.lifetimes import reply_tuples
+from vipbee.core.lifetimes import Lifetimes, reply_tuples
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath import pins, sweep_iterators
@@ -20,8 +23,8 @@ from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
-from vipbee.sweep import sweep_in_kernel
-from vipbee.sweep_tables import Swept
+from vipbee.sweep import INTERVAL_S, Sweep, sweep_in_kernel
+from vipbee.sweep_tables import Swept, TableSweep
 
 LAYOUTS = load_layouts()
 TCP, UDP = 6, 17
@@ -294,3 +297,40 @@ def test_a_table_in_which_all_is_over_is_empty_after_two_sweeps(
     assert closed(tables) == (MANY, MANY)
     assert len(tables.read_hash(MapName.CONNTRACK_OUTSIDE)[0]) == 0
     assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 0
+
+
+def test_the_agent_sweeps_at_once_when_addresses_change(
+    directory: PinDirectory, tables: KernelTables
+) -> None:
+    """D113: it does not wait for its next regular sweep, half a minute away."""
+    keys, values = connections(1)
+    values["flags"] = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
+    put(tables, keys, values)
+
+    took = asyncio.run(_sweep_soon(directory, tables, MapName.CONNTRACK_OUTSIDE))
+
+    assert took < INTERVAL_S / 3
+
+
+def test_where_the_iterators_are_missing_the_tables_are_walked(
+    directory: PinDirectory, tables: KernelTables
+) -> None:
+    """Kernels without BTF. The last test: the pin is gone afterwards."""
+    directory.remove("programs", "vipbee_sweep_pod")
+    put(tables, *connections(1, age_s=10_000))
+
+    asyncio.run(_sweep_soon(directory, tables, MapName.CONNTRACK_OUTSIDE))
+
+    assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 0
+
+
+async def _sweep_soon(directory: PinDirectory, tables: KernelTables, name: MapName) -> float:
+    """Seconds until the table is empty."""
+    sweep = Sweep(directory, TableSweep(tables, Lifetimes()))
+    task = asyncio.create_task(sweep.sweep_regularly(lambda: True))
+    sweep.soon()
+    try:
+        empty = partial(eventually, lambda: not len(tables.read_hash(name)[0]), within_s=20)
+        return await asyncio.to_thread(empty)
+    finally:
+        task.cancel()

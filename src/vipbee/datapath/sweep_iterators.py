@@ -22,9 +22,9 @@ from vipbee.datapath.pins import PinDirectory
 
 STEP_ELEMENTS = 256
 """About 0.1 ms of the kernel's time if all stay, 0.5 ms if all go."""
-REST_S = 4e-6
+REST_S = 10e-6
 """After a step, for each element that went: the kernel frees them in bulk, and while it frees
-a hundred thousand at once a packet on that CPU would wait for tens of milliseconds."""
+a hundred thousand at once a packet on that CPU would wait for tens of milliseconds (so: 8)."""
 _WORTH_A_REST = 128
 
 
