@@ -452,7 +452,7 @@ struct config {
 	__u8 has_coarse_clock; /* bpf_ktime_get_coarse_ns(), 5.11 */
 	__u8 has_fib_skip_neigh; /* BPF_FIB_LOOKUP_SKIP_NEIGH, 6.3 */
 	__u8 cluster_ip_from_outside; /* serve ClusterIPs to packets from uplinks (R42) */
-	__u8 pad;
+	__u8 has_fib_mtu; /* bpf_fib_lookup() compares tot_len with the MTU, 5.12 */
 	__u16 node_port_first; /* packets to other ports are never looked up as NodePorts */
 	__u16 node_port_last;
 	__u16 snat_port_first; /* where a moved source port is taken from, without NodePorts */

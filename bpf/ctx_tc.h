@@ -43,6 +43,19 @@ static __always_inline __u32 bytes_after(struct __sk_buff *ctx, __u32 l2)
 	return ctx->len - l2;
 }
 
+/*
+ * On a device without link header, as everything of an _l3 program expects. Below 5.14 most
+ * tunnels leave the outer headers in front, and tc takes them for a link header.
+ */
+static __always_inline int begins_with_network_header(struct __sk_buff *ctx)
+{
+	__u64 first = 0, network = 0;
+
+	return !bpf_skb_load_bytes(ctx, 0, &first, sizeof(first)) &&
+	       !bpf_skb_load_bytes_relative(ctx, 0, &network, sizeof(network), BPF_HDR_START_NET) &&
+	       first == network;
+}
+
 /* Belongs to a VLAN device above this one, which has hooks of its own (D158, D159). */
 static __always_inline int is_vlan_tagged(struct __sk_buff *ctx)
 {

@@ -39,17 +39,24 @@ static __always_inline __u32 frame_length(struct __sk_buff *ctx, const struct pa
 	return p->length;
 }
 
+static __always_inline const struct device *device_of(__u32 ifindex)
+{
+	return bpf_map_lookup_elem(&devices, &ifindex);
+}
+
 static __noinline enum route_result find_route(struct __sk_buff *ctx, const struct packet *p,
 					       const struct address *source,
 					       const struct address *destination,
 					       struct route *route)
 {
 	struct bpf_fib_lookup fib = {};
+	const struct device *device;
 	long result;
 
 	fib.ifindex = ctx->ifindex;
 	fib.l4_protocol = p->tuple.protocol;
-	fib.tot_len = frame_length(ctx, p);
+	if (config.has_fib_mtu)
+		fib.tot_len = frame_length(ctx, p);
 	if (p->family == 4) {
 		fib.family = AF_INET_;
 		fib.tos = p->tos;
@@ -63,25 +70,26 @@ static __noinline enum route_result find_route(struct __sk_buff *ctx, const stru
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib),
 				config.has_fib_skip_neigh ? BPF_FIB_LOOKUP_SKIP_NEIGH : 0);
 	/* without the flag a missing neighbour is no obstacle: bpf_redirect_neigh() resolves it */
+	route->ifindex = fib.ifindex;
+	route->mtu = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		route->ifindex = fib.ifindex;
+		if (!config.has_fib_mtu) {
+			/* it would refuse before it says which device, and never say the MTU */
+			device = device_of(fib.ifindex);
+			if (device && device->mtu && frame_length(ctx, p) > device->mtu)
+				return ROUTE_TOO_BIG;
+		}
 		route->next_hop.nh_family = fib.family;
 		__builtin_memcpy(route->next_hop.ipv6_nh, fib.ipv6_dst,
 				 sizeof(route->next_hop.ipv6_nh));
 		return ROUTE_FOUND;
 	}
-	route->ifindex = fib.ifindex;
-	route->mtu = 0;
 	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-		route->mtu = fib.mtu_result;
+		if (config.has_fib_mtu)
+			route->mtu = fib.mtu_result;
 		return ROUTE_TOO_BIG;
 	}
 	return result == BPF_FIB_LKUP_RET_NOT_FWDED ? ROUTE_LOCAL : ROUTE_NONE;
-}
-
-static __always_inline const struct device *device_of(__u32 ifindex)
-{
-	return bpf_map_lookup_elem(&devices, &ifindex);
 }
 
 static __always_inline const struct address *device_address(const struct device *device, int family)

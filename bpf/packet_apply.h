@@ -71,7 +71,7 @@ static __always_inline int too_big(struct __sk_buff *ctx, const struct packet *p
 	__u32 mtu = route->mtu;
 	const struct device *device;
 
-	if (!mtu) { /* kernels before 5.12 do not say */
+	if (!mtu) { /* this kernel does not say: has_fib_mtu */
 		device = device_of(route->ifindex);
 		mtu = device ? device->mtu : 0;
 	}

@@ -16,6 +16,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "config.h"
 #include "conntrack.h"
 #include "count.h"
 #include "ctx_tc.h"
@@ -35,6 +36,9 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	enum parsed parsed;
 	__u32 flags;
 
+	/* the constant stands for an old kernel; 5.12 and 5.13 are not maintained */
+	if (!l2 && !config.has_fib_mtu && !begins_with_network_header(ctx))
+		return TC_ACT_UNSPEC;
 	parsed = parse_l3(ctx, &p, l2);
 	if (parsed == PARSED_OTHER)
 		return TC_ACT_UNSPEC;

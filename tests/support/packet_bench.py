@@ -49,7 +49,7 @@ _DEVICES = ("up0", "up1", "pod0", "pod1")
 _ACTIONS = {0xFFFFFFFF: Action.PASS, 0: Action.PASS, 2: Action.DROP, 7: Action.REDIRECT}
 
 SIZES = {"frontends": 4096, "addresses": 4096, "slots": 4096, "backends": 4096, "affinity": 65536}
-CONFIG = {"packet_lb": 1, "has_coarse_clock": 1, "has_fib_skip_neigh": 1}
+CONFIG = {"packet_lb": 1, "has_coarse_clock": 1, "has_fib_skip_neigh": 1, "has_fib_mtu": 1}
 
 
 @dataclass(frozen=True, slots=True)

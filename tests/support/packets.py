@@ -122,7 +122,7 @@ class PacketLab:
             object_file.set_max_entries(dict.fromkeys(SIZED_MAPS, entries))
             sized = {n: entries for n in PACKET_MAPS if "conntrack" in n or "nat_" in n}
             object_file.set_max_entries(sized)
-            object_file.configure(**config)
+            object_file.configure(**{"has_fib_mtu": 1, **config})
             object_file.keep_programs(programs)
             object_file.load()
             lab = cls(name, object_file, entries)

@@ -80,6 +80,7 @@ class Features:
     release_iterator: bool  # release them in the kernel (6.5); else through sock_diag
     coarse_clock: bool = False  # bpf_ktime_get_coarse_ns() (5.11), cheaper per packet
     fib_skip_neighbour: bool = False  # BPF_FIB_LOOKUP_SKIP_NEIGH (6.3)
+    fib_mtu: bool = False  # bpf_fib_lookup() knows the MTU (5.12); else the map `devices`
     sweep_iterators: bool = False  # else user space walks the tables of connections
 
     @property
@@ -121,6 +122,7 @@ def probe_features() -> Features:
         # a flag that the kernel does not know fails at run time only
         coarse_clock=_kernel_has_symbol("BPF_FUNC_ktime_get_coarse_ns"),
         fib_skip_neighbour=_kernel_has_symbol("BPF_FIB_LOOKUP_SKIP_NEIGH"),
+        fib_mtu=_kernel_has_symbol("mtu_result"),  # a member of its parameters
         sweep_iterators=try_load(*SWEEP_PROGRAMS) is None,
     )
 

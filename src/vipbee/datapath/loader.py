@@ -130,6 +130,7 @@ def _prepare(
         packet_lb=request.packet_lb,
         has_coarse_clock=features.coarse_clock,
         has_fib_skip_neigh=features.fib_skip_neighbour,
+        has_fib_mtu=features.fib_mtu,
         **request.packet_constants,
     )
     if not request.packet_lb:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a guest: the agent serves a state file, and programs connect through VIPs.
+"""Runs inside a guest: programs of the node connect through VIPs, by the socket layer.
 
 Reports what it saw and asserts nothing, so that the host's tests name each fact.
 """
@@ -7,31 +7,18 @@ Reports what it saw and asserts nothing, so that the host's tests name each fact
 from __future__ import annotations
 
 import errno
-import importlib
 import os
-import pkgutil
-import signal
 import socket
-import sys
 import threading
-import time
-import traceback
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from vipbee import cli
-from vipbee.cli import main as main_module
+from tests.kernels.guest_product import CGROUP, DEADLINE_S, STATE, kill_agent, start_agent
 
-CGROUP = Path("/sys/fs/cgroup/clients")
-PINS = Path("/sys/fs/bpf/vipbee")
-STATE_FILE = "/guest/state.yaml"
-HEALTH = "127.0.0.1:10256"
+STATE_FILE = STATE / "sockets.yaml"
 BACKENDS = {4: "10.244.1.2", 6: "fd00:10:244::2"}
 SECOND_BACKEND = "10.244.1.3"
 """Serves from the moment the state file names it."""
@@ -39,16 +26,13 @@ VIPS = {4: "10.96.0.10", 6: "fd00:10:96::10"}
 EMPTY_VIP = "10.96.0.66"
 TCP_PORT, UDP_PORT, BACKEND_PORT = 80, 53, 8080
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-DEADLINE_S = 60.0
 
 
-def main() -> dict[str, object]:
+def see() -> dict[str, object]:
+    """What happens with an agent that serves sockets only."""
     add_addresses((*BACKENDS.values(), SECOND_BACKEND))
-    CGROUP.mkdir()
-    import_everything()
-    seen: dict[str, object] = {"check": vipbee("check")}
+    seen: dict[str, object] = {}
     agent = start_agent()
-    wait_until_ready(agent)
     (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
     with echo_servers():
         for version in FAMILIES:
@@ -62,79 +46,7 @@ def main() -> dict[str, object]:
         seen["udp4_released"] = attempt(udp_released)
         kill_agent(agent)
         seen["tcp4_agent_killed"] = attempt(partial(tcp_exchange, 4))
-    seen["status"] = vipbee("status")
-    seen["cleanup"] = vipbee("cleanup")
-    seen["left_behind"] = sorted(str(path) for path in PINS.parent.rglob("*"))
     return seen
-
-
-# ---- the product's own commands --------------------------------------------------------
-# Run as forks of this process, which has imported everything: that takes seconds each
-# time under emulation.
-
-PLACES = ("--cgroup-root", str(CGROUP), "--bpf-root", str(PINS))
-OPTIONS = {"check": PLACES, "status": PLACES[2:], "cleanup": PLACES[2:]}
-
-
-def import_everything() -> None:
-    for module in pkgutil.iter_modules(cli.__path__):
-        importlib.import_module(f"{cli.__name__}.{module.name}")
-    importlib.import_module("vipbee.agent")
-
-
-def start(*arguments: str, output: Path | None = None) -> int:
-    """Run `vipbee` with these arguments in a child; return its process id."""
-    sys.stdout.flush()
-    if child := os.fork():
-        return child
-    code = 70
-    try:
-        if output is not None:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-        sys.argv = ["vipbee", *arguments]
-        main_module.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def vipbee(command: str) -> dict[str, object]:
-    output = Path("/tmp", command)
-    _, status = os.waitpid(start(command, *OPTIONS[command], output=output), 0)
-    return {"exit": os.waitstatus_to_exitcode(status), "output": output.read_text()}
-
-
-def start_agent() -> int:
-    source = ("--state-file", STATE_FILE, "--hostname-override", "guest")
-    return start("agent", *source, *PLACES, "--healthz-bind-address", HEALTH)
-
-
-def kill_agent(agent: int) -> None:
-    os.kill(agent, signal.SIGKILL)
-    os.waitpid(agent, 0)
-
-
-def wait_until_ready(agent: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(agent, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            raise RuntimeError(f"the agent ended with exit code {code}")
-        try:
-            with urllib.request.urlopen(f"http://{HEALTH}/healthz", timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.1)  # polls a condition; the deadline decides
-    raise RuntimeError("the agent was not ready in time")
 
 
 # ---- backends --------------------------------------------------------------------------
@@ -226,11 +138,11 @@ def udp_connected(version: int) -> list[object]:
 
 def udp_released() -> list[object]:
     """Take the backend of a connected UDP socket away; what does the socket's owner see?"""
-    state = Path(STATE_FILE).read_text()
+    state = STATE_FILE.read_text()
     with client(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         datagram.settimeout(DEADLINE_S)
         datagram.connect((VIPS[4], UDP_PORT))
-        Path(STATE_FILE).write_text(state.replace(BACKENDS[4], SECOND_BACKEND))
+        STATE_FILE.write_text(state.replace(BACKENDS[4], SECOND_BACKEND))
         first = attempt(partial(datagram.recv, 64))  # blocks until the socket is destroyed
     return [first, *udp_exchange(4)]
 
