@@ -168,7 +168,8 @@ enum reason {
 	REASON_NODE_CONNECTION = 29, /* passed: TCP without SYN to a NodePort number (R94) */
 	REASON_SNAT_MOVED = 30, /* translated: the client's source port was taken (D101) */
 	REASON_TWIN_REPAIRED = 31, /* translated: one half of a connection was rebuilt (D109) */
-	REASON_MAX = 32,
+	REASON_UNALLOCATED = 32, /* address of a ServiceCIDR that no Service has (R38) */
+	REASON_MAX = 33,
 };
 
 /* ---- what a socket remembers ----------------------------------------------- */
@@ -323,6 +324,22 @@ struct device {
 	struct address v6;
 	__u32 mtu;
 	__u32 flags; /* enum device_flag */
+};
+
+/* ---- packet layer: addresses of Services ------------------------------------------ */
+
+#define MAX_SERVICE_CIDRS 4
+
+struct service_cidr {
+	struct address network; /* host bits zero */
+	struct address mask;
+};
+
+/* Where ClusterIPs come from; one entry, index 0. While it changes, `count` is 0. */
+struct service_cidrs {
+	__u32 count;
+	__u32 pad[3];
+	struct service_cidr cidr[MAX_SERVICE_CIDRS];
 };
 
 /* ---- packet layer: connections ------------------------------------------------------ */

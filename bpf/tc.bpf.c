@@ -29,6 +29,7 @@
 #include "packet_apply.h"
 #include "service.h"
 #include "snat.h"
+#include "unallocated.h"
 
 static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
@@ -88,6 +89,8 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 
 	if (parse_l3(ctx, &p, l2) != PARSED || p.fragment == OVERLAPPING_FRAGMENT)
 		return TC_ACT_UNSPEC;
+	if (zone == ZONE_OUTSIDE && is_unallocated(&p.tuple.destination))
+		return dropped(REASON_UNALLOCATED);
 	if (p.fragment == LATER_FRAGMENT)
 		return recall_fragment(&p) ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;
 	parsed = parse_l4(ctx, &p);

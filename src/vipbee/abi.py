@@ -44,6 +44,7 @@ class MapName(StrEnum):
     AGENT = "agent"
     RESERVED_PORTS = "reserved_ports"
     DEVICES = "devices"
+    SERVICE_CIDRS = "service_cidrs"
     SOURCE_RANGES = "source_ranges"
     CONNTRACK_NEW_OUTSIDE = "conntrack_new_outside"
     CONNTRACK_OUTSIDE = "conntrack_outside"
@@ -125,6 +126,7 @@ class Reason(IntEnum):
     NODE_CONNECTION = 29
     SNAT_MOVED = 30
     TWIN_REPAIRED = 31
+    UNALLOCATED = 32
 
 
 class SocketFlowFlag(IntFlag):

@@ -88,6 +88,7 @@ class Agent:
                 config.node_port_range,
                 config.allowed,
                 config.bind_address,
+                config.service_cidrs,
             ),
         )
         lists = DeviceLists(config.devices, config.pod_devices, config.pod_bridge)
@@ -112,7 +113,7 @@ class Agent:
             self.metrics,
             release=partial(release_stale_sockets, self._directory, self._layouts),
             elsewhere=self._problems,
-            programmed=self._follow_health_checks,
+            programmed=self._follow_services,
         )
         self._takeover = Takeover(lambda: self._reconciler.serves_all, packet_lb=loaded.packet_lb)
 
@@ -177,7 +178,8 @@ class Agent:
         """Answer load balancers that ask for Services with policy Local."""
         await self._service_health.serve(self._programming.tell_problems)
 
-    def _follow_health_checks(self) -> None:
+    def _follow_services(self) -> None:
+        self.packet_layer.set_service_cidrs(self._reconciler.service_cidrs())
         addresses: Mapping[int, Sequence[str]] = WILDCARDS
         if not self._config.node_port_addresses.is_primary:
             addresses = by_family(self._reconciler.node_port_addresses())

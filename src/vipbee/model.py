@@ -151,7 +151,18 @@ class Node(Struct, gc=False, kw_only=True):
     status: NodeStatus | None = None
 
 
-ApiObject = Service | EndpointSlice | Node
+class ServiceCIDRSpec(Struct, gc=False, kw_only=True):
+    cidrs: list[str] | None = None
+
+
+class ServiceCIDR(Struct, gc=False, kw_only=True):
+    """networking.k8s.io/v1 ServiceCIDR; `namespace` of its metadata means nothing."""
+
+    metadata: ObjectMeta
+    spec: ServiceCIDRSpec | None = None
+
+
+ApiObject = Service | EndpointSlice | Node | ServiceCIDR
 
 # ---- desired state -------------------------------------------------------------
 

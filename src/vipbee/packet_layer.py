@@ -19,6 +19,7 @@ import structlog
 
 from vipbee.abi import DeviceFlag, Layouts, MapName
 from vipbee.core.plan import Op
+from vipbee.core.service_cidrs import Cidr, render_cidrs
 from vipbee.datapath.attach_tc import Attached, PacketHooks, remove_filters, remove_links
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.device_roles import Role, decide_roles, render_devices
@@ -78,8 +79,24 @@ class PacketLayer:
         self._tables = tables
         self._layouts = layouts
         self._lists = lists
+        self._service_cidrs: tuple[Cidr, ...] | None = None  # None: an earlier process's
         self._failures: Mapping[str, str] = {}
         self._has_uplink = True
+
+    def set_service_cidrs(self, cidrs: tuple[Cidr, ...]) -> None:
+        """Drop packets to addresses in there that no Service has (R38)."""
+        if cidrs == self._service_cidrs or not self._tables.has(MapName.SERVICE_CIDRS):
+            return
+        value = render_cidrs(self._layouts, cidrs)
+        key, in_between = np.zeros(1, np.uint32), value.copy()
+        in_between["count"] = 0  # or a packet would be compared with half of it
+        try:
+            self._tables.apply(Op(MapName.SERVICE_CIDRS, key, in_between))
+            self._tables.apply(Op(MapName.SERVICE_CIDRS, key, value))
+        except KernelError as error:
+            log.error("ServiceCIDRs cannot be written, will retry", reason=str(error))
+            return
+        self._service_cidrs = cidrs
 
     async def follow_devices(self, tell: Callable[[], None]) -> None:
         """Attach to what appears, detach from what goes; `tell` when problems may have changed."""

@@ -22,6 +22,7 @@ from vipbee.core.nodes import NodeView, address_flags, make_node_view
 from vipbee.core.plan import Op
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.core.select import select
+from vipbee.core.service_cidrs import Cidr, collect_cidrs
 from vipbee.core.snapshot import Capacity
 from vipbee.core.store import Changes, Store
 from vipbee.core.tables import Tables
@@ -38,6 +39,7 @@ class NodeSettings(NamedTuple):
     node_port_range: PortRange = NODE_PORTS
     allowed: AllowedAddresses = ALL_ALLOWED
     bind_address: bytes | None = None  # the primary address of its family
+    service_cidrs: tuple[Cidr, ...] = ()
 
 
 class Applied(NamedTuple):
@@ -197,6 +199,7 @@ class Reconciler:
         """Everything an operator must know, without duplicates, in a stable order."""
         found = [p for problems in self._source_problems.values() for p in problems]
         found += self._store.problems()
+        found += collect_cidrs(self._settings.service_cidrs, self._store.service_cidrs())[1]
         found += [p for problems in self._select_problems.values() for p in problems]
         found += self._desired.problems()
         return sorted(set(found))
@@ -207,6 +210,10 @@ class Reconciler:
             if node.metadata.name == self._settings.name:
                 return node
         return None
+
+    def service_cidrs(self) -> tuple[Cidr, ...]:
+        """Where ClusterIPs are taken from, as far as anybody said so."""
+        return collect_cidrs(self._settings.service_cidrs, self._store.service_cidrs())[0]
 
     def health_checks(self) -> Mapping[ServiceName, HealthCheck]:
         """What is programmed means for load balancers; the same object while nothing changed."""

@@ -328,6 +328,7 @@ NO_PROTECTION = {
     Reason.SNAT_NO_ADDRESS: "no address to use: nothing was switched off",
     Reason.NO_ROUTE: "routing says so",
     Reason.ECHO_ANSWERED: "an answer",
+    Reason.UNALLOCATED: "a verdict of the rules (R38)",
     Reason.ESTABLISHED_FULL: "a remark: the connection is served",
     Reason.REWRITE_FAILED: "the kernel says so",
     Reason.ICMP_PASSED: "passed: a remark",

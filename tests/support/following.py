@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any
 
 from tests.support.apiserver import ApiServer
-from vipbee.model import ApiObject, EndpointSlice, Node, Service, ServiceName
+from vipbee.model import ApiObject, EndpointSlice, Node, Service, ServiceCIDR, ServiceName
 from vipbee.sources.events import (
     Changed,
     Failed,
@@ -85,6 +85,10 @@ class View:
     @property
     def nodes(self) -> set[str]:
         return self.names(Node)
+
+    @property
+    def service_cidrs(self) -> set[str]:
+        return self.names(ServiceCIDR)
 
     def lists(self, plural: str = "services") -> int:
         """How often a complete list came in."""

@@ -18,7 +18,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("abi.h",),
     ("config.h", "maps.h", "addr.h", "iter.h"),
     ("count.h", "service.h", "address_filter.h", "tcp_flow.h"),
-    ("backend.h", "ctx_tc.h"),
+    ("backend.h", "ctx_tc.h", "unallocated.h"),
     ("packet.h",),
     ("conntrack.h", "fib.h", "rewrite.h", "martian.h"),
     ("conntrack_halves.h", "conntrack_seen.h"),

@@ -111,6 +111,14 @@ def agent(
         str | None,
         typer.Option(metavar="CIDR[,CIDR]", help="What counts as pod traffic."),
     ] = None,
+    service_cluster_ip_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CIDR[,CIDR]",
+            help="Where ClusterIPs come from; packets to free ones are dropped.",
+            rich_help_panel="Packets",
+        ),
+    ] = None,
     nodeport_addresses: Annotated[
         str | None,
         typer.Option(
@@ -218,6 +226,7 @@ def agent(
         "pod-interface-name-prefix": pod_interface_name_prefix,
         "bind-address": bind_address,
         "cluster-cidr": cluster_cidr,
+        "service-cluster-ip-range": service_cluster_ip_range,
         "nodeport-addresses": nodeport_addresses,
         "healthz-bind-address": healthz_bind_address,
         "metrics-bind-address": metrics_bind_address,

@@ -13,6 +13,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     detect-local-mode: BridgeInterface    pod-bridge-interface: cni0
     bind-address: 192.0.2.7               (or pod-interface-name-prefix, for mode …NamePrefix)
     cluster-cidr: [10.244.0.0/16]         nodeport-addresses: primary
+    service-cluster-ip-range: [10.96.0.0/12]      # what is free of it drops (R38)
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
     packet-lb: false                      map-sizes: {backends: 65536}
@@ -81,6 +82,7 @@ class AgentConfig:
     pod_bridge: str = ""  # its ports are pods' devices
     bind_address: bytes | None = None  # the node's primary address of its family (R90)
     cluster_cidrs: tuple[Cidr, ...] = ()
+    service_cidrs: tuple[Cidr, ...] = ()  # and those of the API server (R38)
     node_port_addresses: NodePortAddresses = PRIMARY
     healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled
     metrics_bind: BindAddress | None = DEFAULT_METRICS
@@ -147,6 +149,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "bind-address": ("bind_address", values.node_address),
     "pod-devices": ("pod_devices", values.devices),
     "cluster-cidr": ("cluster_cidrs", values.cidrs),
+    "service-cluster-ip-range": ("service_cidrs", values.cidrs),
     "nodeport-addresses": ("node_port_addresses", values.node_port_addresses),
     "healthz-bind-address": (
         "healthz_bind",

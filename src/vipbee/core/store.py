@@ -18,7 +18,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service, ServiceName
+from vipbee.model import (
+    ApiObject,
+    EndpointSlice,
+    Node,
+    Problem,
+    Service,
+    ServiceCIDR,
+    ServiceName,
+)
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -46,6 +54,7 @@ class Store:
         self._services: _Shelf[Service] = _Shelf()
         self._slices: _Shelf[EndpointSlice] = _Shelf()
         self._nodes: _Shelf[Node] = _Shelf()
+        self._cidrs: _Shelf[ServiceCIDR] = _Shelf()
         self._slices_of: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
 
     # ---- changing
@@ -58,6 +67,7 @@ class Store:
         services: dict[ServiceName, Service] = {}
         slices: dict[ServiceName, EndpointSlice] = {}
         nodes: dict[ServiceName, Node] = {}
+        cidrs: dict[ServiceName, ServiceCIDR] = {}
         repeated: set[tuple[str, ServiceName]] = set()
         for item in objects:
             name = _name_of(item)
@@ -66,6 +76,8 @@ class Store:
                 kept = services.setdefault(name, item)
             elif isinstance(item, EndpointSlice):
                 kept = slices.setdefault(name, item)
+            elif isinstance(item, ServiceCIDR):
+                kept = cidrs.setdefault(name, item)
             else:
                 kept = nodes.setdefault(name, item)
             if kept is not item and kept != item:
@@ -73,6 +85,7 @@ class Store:
         self._services.note_repeated(source, {n for kind, n in repeated if kind == "Service"})
         self._slices.note_repeated(source, {n for kind, n in repeated if kind == "EndpointSlice"})
         self._nodes.note_repeated(source, {n for kind, n in repeated if kind == "Node"})
+        self._cidrs.replace(source, cidrs)
         return self._settle(
             self._services.replace(source, services),
             self._slices.replace(source, slices),
@@ -86,6 +99,9 @@ class Store:
             return self._settle(services=self._services.put(source, name, item))
         if isinstance(item, EndpointSlice):
             return self._settle(slices=self._slices.put(source, name, item))
+        if isinstance(item, ServiceCIDR):
+            self._cidrs.put(source, name, item)
+            return Changes()
         return self._settle(nodes=self._nodes.put(source, name, item))
 
     def delete(self, source: str, kind: str, namespace: str, name: str) -> Changes:
@@ -94,6 +110,9 @@ class Store:
             return self._settle(services=self._services.drop(source, ServiceName(namespace, name)))
         if kind == "EndpointSlice":
             return self._settle(slices=self._slices.drop(source, ServiceName(namespace, name)))
+        if kind == "ServiceCIDR":
+            self._cidrs.drop(source, ServiceName("", name))
+            return Changes()
         return self._settle(nodes=self._nodes.drop(source, ServiceName("", name)))
 
     # ---- reading
@@ -114,6 +133,10 @@ class Store:
     def nodes(self) -> list[Node]:
         """Every Node, sorted by name."""
         return [item for _, item in sorted(self._nodes, key=lambda pair: pair[0])]
+
+    def service_cidrs(self) -> list[ServiceCIDR]:
+        """Every ServiceCIDR; no Change tells of them, nothing is computed from them."""
+        return [item for _, item in self._cidrs]
 
     def problems(self) -> list[Problem]:
         """Objects that stand in several sources, or differently twice in one."""
@@ -158,7 +181,7 @@ class Store:
             del self._slices_of[owner]
 
 
-Item = TypeVar("Item", Service, EndpointSlice, Node)
+Item = TypeVar("Item", Service, EndpointSlice, Node, ServiceCIDR)
 
 
 class _Change(NamedTuple, Generic[Item]):
@@ -248,7 +271,7 @@ class _Shelf(Generic[Item]):
 
 def _name_of(item: ApiObject) -> ServiceName:
     meta = item.metadata
-    return ServiceName("" if isinstance(item, Node) else meta.namespace, meta.name)
+    return ServiceName("" if isinstance(item, Node | ServiceCIDR) else meta.namespace, meta.name)
 
 
 def _is_ours(service: Service) -> bool:

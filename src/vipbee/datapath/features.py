@@ -38,6 +38,7 @@ PACKET_MAPS = tuple(
     str(name)
     for name in (
         MapName.DEVICES,
+        MapName.SERVICE_CIDRS,
         MapName.SOURCE_RANGES,
         MapName.CONNTRACK_NEW_OUTSIDE,
         MapName.CONNTRACK_OUTSIDE,
@@ -54,7 +55,12 @@ PACKET_MAPS = tuple(
 )
 """Maps only the packet programs use."""
 
-_UNSIZED_PACKET_MAPS = {MapName.DEVICES, MapName.REFUSAL_BUDGETS, MapName.DRAFTS}
+_UNSIZED_PACKET_MAPS = {
+    MapName.DEVICES,
+    MapName.SERVICE_CIDRS,
+    MapName.REFUSAL_BUDGETS,
+    MapName.DRAFTS,
+}
 _UNSIZED = {
     MapName.ADDRESS_FILTER,
     MapName.TABLES_EPOCH,

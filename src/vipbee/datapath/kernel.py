@@ -47,6 +47,7 @@ _TABLES = {
 }
 _PACKET_TABLES = {
     MapName.DEVICES: ("u4", "device"),
+    MapName.SERVICE_CIDRS: ("u4", "service_cidrs"),
     MapName.SOURCE_RANGES: ("source_range_key", "u4"),
     MapName.CONNTRACK_OUTSIDE: ("flow_tuple", "conntrack"),
     MapName.CONNTRACK_NEW_OUTSIDE: ("flow_tuple", "conntrack"),

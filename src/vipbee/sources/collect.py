@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from vipbee.errors import ObjectError, SourceError
-from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service
+from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service, ServiceCIDR
 
 SECTIONS = {"services": "Service", "endpoints": "EndpointSlice", "nodes": "Node"}
 """Section of the state file → kind of the objects in it."""
@@ -26,8 +26,15 @@ _TYPES: dict[str, type[ApiObject]] = {
     "Service": Service,
     "EndpointSlice": EndpointSlice,
     "Node": Node,
+    "ServiceCIDR": ServiceCIDR,
 }
-_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Node": "v1"}
+_VERSIONS = {
+    "Service": "v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "Node": "v1",
+    "ServiceCIDR": "networking.k8s.io/v1",
+}
+_CLUSTER_WIDE = frozenset(("Node", "ServiceCIDR"))
 _LIST_KINDS = {"List": None, **{f"{kind}List": kind for kind in _TYPES}}
 
 # What msgspec raises on one bad object; the last two from strings and from deep nesting.
@@ -179,8 +186,8 @@ class Collector:
                 return
             value: ApiObject = notation.convert(node, _TYPES[wanted])
             meta = value.metadata
-            # Nodes have no namespace; the model gives them one that means nothing.
-            namespace = "" if wanted == "Node" else meta.namespace
+            # The model gives what has no namespace one that means nothing.
+            namespace = "" if wanted in _CLUSTER_WIDE else meta.namespace
             _check_name(wanted, namespace, meta.name)
         except (ObjectError, *_DECODE_ERRORS) as error:
             label = _label(wanted, node, notation) or f"{section}[{index}] of {self.source}"
@@ -212,7 +219,7 @@ def _is_known(kind: str, version: str | None) -> bool:
 
 def _check_name(kind: str, namespace: str, name: str) -> None:
     """Refuse what is no name in Kubernetes: names end up in maps, tables and logs."""
-    if kind != "Node" and not _LABEL.fullmatch(namespace):
+    if kind not in _CLUSTER_WIDE and not _LABEL.fullmatch(namespace):
         raise ObjectError("", f"metadata.namespace: {namespace!a} is not a DNS label")
     if kind == "Service" and not _LABEL.fullmatch(name):
         what = "a DNS label (a-z, 0-9 and '-', at most 63)"
@@ -228,7 +235,7 @@ def _label(kind: str | None, node: Any, notation: Notation) -> str | None:
         meta = notation.convert(node, _Named).metadata
     except _DECODE_ERRORS:
         return None
-    name = meta.name if kind == "Node" else f"{meta.namespace}/{meta.name}"
+    name = meta.name if kind in _CLUSTER_WIDE else f"{meta.namespace}/{meta.name}"
     if not (name.isascii() and name.isprintable()):
         name = ascii(name)
     return f"{kind} {name}" if kind else name

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vipbee.model import ApiObject, EndpointSlice, Node, Service
+from vipbee.model import ApiObject, EndpointSlice, Node, Service, ServiceCIDR
 
 NOT_PROXIED_ELSEWHERE = "!service.kubernetes.io/service-proxy-name"
 NOT_HEADLESS = "!service.kubernetes.io/headless"
@@ -22,6 +22,7 @@ class Resource:
     type: type[ApiObject]
     selection: Mapping[str, str]
     is_required: bool = True  # nothing is programmed without it (R8)
+    is_served: bool = True  # False: an API server need not have it, and nothing hangs on it
     is_guarded: bool = True  # a list that lost most of them is not believed at once (F17)
 
     @property
@@ -44,6 +45,17 @@ ENDPOINT_SLICES = Resource(
     path="/apis/discovery.k8s.io/v1/endpointslices",
     type=EndpointSlice,
     selection={"labelSelector": NOT_HEADLESS},
+)
+
+SERVICE_CIDRS = Resource(
+    kind="ServiceCIDR",
+    plural="servicecidrs",
+    path="/apis/networking.k8s.io/v1/servicecidrs",  # since 1.33
+    type=ServiceCIDR,
+    selection={},
+    is_required=False,
+    is_served=False,
+    is_guarded=False,
 )
 
 

@@ -23,7 +23,13 @@ from vipbee.sources.kubernetes.client import ApiClient
 from vipbee.sources.kubernetes.listing import Listing
 from vipbee.sources.kubernetes.mirror import MassDeleteGuard, Mirror
 from vipbee.sources.kubernetes.replicas import Replicas
-from vipbee.sources.kubernetes.resources import ENDPOINT_SLICES, SERVICES, Resource, own_node
+from vipbee.sources.kubernetes.resources import (
+    ENDPOINT_SLICES,
+    SERVICE_CIDRS,
+    SERVICES,
+    Resource,
+    own_node,
+)
 from vipbee.sources.kubernetes.timing import Timing
 from vipbee.sources.kubernetes.watching import Step, Trouble, follow
 from vipbee.sources.kubernetes.wire import Batch
@@ -61,6 +67,7 @@ class KubernetesSource:
             _Kind(SERVICES, Mirror(SERVICES, guard, left)),
             _Kind(ENDPOINT_SLICES, Mirror(ENDPOINT_SLICES, guard)),
             _Kind(node := own_node(node_name), Mirror(node, guard)),
+            _Kind(SERVICE_CIDRS, Mirror(SERVICE_CIDRS, guard)),
         ]
         self._replicas = Replicas()
         self._inbox: list[SourceEvent] = []
@@ -162,6 +169,9 @@ class _Kind:
             self.timer = None
 
     def _failed(self, error: RequestError) -> list[SourceEvent]:
+        if not self.resource.is_served:
+            self.is_settled = True
+            return []  # nobody's Services are in doubt for it
         self._failures += 1
         is_final = isinstance(error, Refused) and error.is_final
         if is_final and not self.resource.is_required:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from vipbee.collection import collection_paused
-from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service
+from vipbee.model import ApiObject, EndpointSlice, Node, Problem, Service, ServiceCIDR
 from vipbee.sources.events import ObjectName
 from vipbee.sources.kubernetes.api_errors import Malformed, Refused, refused
 from vipbee.sources.kubernetes.resources import Resource
@@ -76,12 +76,13 @@ class _Status(Struct):
     details: _Details | None = None
 
 
-_TYPES: tuple[type[ApiObject], ...] = (Service, EndpointSlice, Node)
+_TYPES: tuple[type[ApiObject], ...] = (Service, EndpointSlice, Node, ServiceCIDR)
 _objects = {kind: msgspec.json.Decoder(kind) for kind in _TYPES}
 _pages: dict[type[ApiObject], msgspec.json.Decoder[Any]] = {
     Service: msgspec.json.Decoder(_ListOf[Service]),
     EndpointSlice: msgspec.json.Decoder(_ListOf[EndpointSlice]),
     Node: msgspec.json.Decoder(_ListOf[Node]),
+    ServiceCIDR: msgspec.json.Decoder(_ListOf[ServiceCIDR]),
 }
 _raw_page = msgspec.json.Decoder(_ListOf[Raw])
 _event = msgspec.json.Decoder(_Event)

@@ -91,6 +91,7 @@ def write(server: ApiServer, cluster: LiveCluster, step: dict[str, Any]) -> None
     if "node" in step:
         cluster.addresses = tuple(parse_address(a) for a in step["node"].get("nodeport", ()))
         labels = {"topology.kubernetes.io/zone": step["node"].get("zone", "")}
+        labels |= step["node"].get("labels", {})
         server.objects.put("nodes", {"metadata": {"name": "node-a", "labels": labels}})
     for item in step.get("apply", ()):
         server.objects.put(PLURALS[item["kind"]], item)
