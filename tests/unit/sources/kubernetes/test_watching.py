@@ -211,7 +211,7 @@ def test_bookmark_moves_the_version_and_nothing_else() -> None:
             server.objects.put("nodes", {"metadata": {"name": "other"}})
             revision = str(server.objects.revision)
             events = list(view.events)
-            await view.until(lambda: watched(server)[-1] == revision)
+            await view.until(lambda: watched(server)[-1:] == [revision])
 
             assert view.events == events
 
