@@ -228,7 +228,9 @@ class _Names:
 
     def of(self, service_id: int) -> dict[str, str]:
         found = self._names.get(service_id)
-        return found or {"namespace": "", "name": f"#{service_id}", "port_name": ""}
+        # 0 is no Service's: the tuple of a connection that bypasses us (ConntrackFlag.DIRECT)
+        name = f"#{service_id}" if service_id else "(direct)"
+        return found or {"namespace": "", "name": name, "port_name": ""}
 
     def mask(self, service_ids: Records, wanted: Wanted) -> Records:
         if wanted.is_everything:
