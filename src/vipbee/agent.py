@@ -21,6 +21,7 @@ import structlog
 
 from vipbee.collection import collect_rarely
 from vipbee.config import AgentConfig
+from vipbee.core.change_log import ChangeLog
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import capabilities, hooks, netns, pins
 from vipbee.datapath.btf import load_layouts
@@ -44,6 +45,7 @@ from vipbee.startup import (
     check_source,
     load_datapath,
     load_request,
+    make_event_recorder,
     make_source,
     node_name,
     size_problems,
@@ -90,6 +92,7 @@ class Agent:
                 config.bind_address,
                 config.service_cidrs,
             ),
+            changes := ChangeLog(time.time()),
         )
         lists = DeviceLists(config.devices, config.pod_devices, config.pod_bridge)
         self.packet_layer = start_packet_layer(request, loaded, tables, lists)
@@ -104,16 +107,24 @@ class Agent:
             fallback = TableSweep(tables, Lifetimes.of(constants))
             self._sweep = Sweep(self._directory, fallback)
         self.health = health
-        self.metrics = AgentMetrics(tables, self.health)
+        self.metrics = AgentMetrics(
+            partial(KernelTables, loaded.directory, self._layouts),
+            self.health,
+            changes,
+            top=config.metrics_per_service,
+        )
         self._service_health = ServiceHealthServers(self.health)
+        self._recorder = make_event_recorder(config, self._reconciler.find_uid)
         self._programming = Programming(
             self._reconciler,
             self._board,
             self.health,
             self.metrics,
+            changes,
             release=partial(release_stale_sockets, self._directory, self._layouts),
             elsewhere=self._problems,
             programmed=self._follow_services,
+            announce=self._recorder.tell if self._recorder is not None else lambda problems: None,
         )
         self._takeover = Takeover(lambda: self._reconciler.serves_all, packet_lb=loaded.packet_lb)
 
@@ -178,6 +189,11 @@ class Agent:
         """Answer load balancers that ask for Services with policy Local."""
         await self._service_health.serve(self._programming.tell_problems)
 
+    async def record_events(self) -> None:
+        """Tell the cluster what is wrong here, if there is a cluster."""
+        if self._recorder is not None:
+            await self._recorder.record()
+
     def _follow_services(self) -> None:
         self.packet_layer.set_service_cidrs(self._reconciler.service_cidrs())
         addresses: Mapping[int, Sequence[str]] = WILDCARDS
@@ -223,7 +239,7 @@ async def run(config: AgentConfig) -> None:
     if not config.takeover:
         await asyncio.to_thread(refuse_beside_kube_proxy)
     pins.prepare_root(config.bpf_root)
-    health = Health()
+    health = Health(needs_node=config.state_file is None)
     with contextlib.ExitStack() as stack:
         stack.enter_context(pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S))
         # before anything is attached: a port that is taken often means kube-proxy runs
@@ -248,5 +264,6 @@ async def _work(config: AgentConfig, agent: Agent) -> None:
         tasks.create_task(agent.follow_devices(), name="devices")
         tasks.create_task(agent.sweep_regularly(), name="sweep")
         tasks.create_task(agent.serve_health_checks(), name="health checks")
+        tasks.create_task(agent.record_events(), name="events")
         if config.takeover:
             tasks.create_task(agent.take_over(), name="takeover")

@@ -10,7 +10,8 @@ node. Everything is immutable by convention and compares by value. No logic here
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import StrEnum
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -235,9 +236,20 @@ class ServicePort:
     """Clients its load balancer IPs serve; empty: all (R80-R85). Packet layer only."""
 
 
+class ProblemReason(StrEnum):
+    """Reasons of Kubernetes Events, for problems that are worth one."""
+
+    HEALTH_CHECK_FAILED = "FailedToStartServiceHealthcheck"  # kube-proxy's
+    FRONTEND_CONFLICT = "FrontendConflict"
+    ADDRESS_REFUSED = "AddressRefused"
+    SERVICE_REFUSED = "ServiceRefused"
+    MAP_FULL = "MapFull"
+
+
 class Problem(NamedTuple):
     """Something an operator must know about one object."""
 
     object: str  # "Service default/web", a file name, …
     message: str
     is_error: bool  # True: not served; False: served, but not entirely as written
+    reason: ProblemReason | Literal[""] = ""  # "": no Kubernetes Event

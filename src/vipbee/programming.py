@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from vipbee.collection import settle
+from vipbee.core.change_log import ChangeLog
 from vipbee.errors import CapacityError, KernelError
 from vipbee.model import Problem
 from vipbee.noticeboard import Noticeboard
@@ -25,13 +26,16 @@ from vipbee.sources import events
 
 log = structlog.get_logger()
 
+MAX_WAITING = 10_000
+"""Events whose delay is measured when they come into force after writes had failed."""
+
 
 class Programming:
     """Runs the steps of one Reconciler.
 
     `release` ends UDP sockets whose backend is gone and returns how many. `elsewhere` are
     problems that others than the Reconciler know of. `programmed` is called after every step
-    that succeeded.
+    that succeeded, `announce` with all problems there are.
     """
 
     def __init__(
@@ -40,18 +44,23 @@ class Programming:
         board: Noticeboard,
         health: Health,
         metrics: AgentMetrics,
+        changes: ChangeLog,
         *,
         release: Callable[[], int],
         elsewhere: Callable[[], Sequence[Problem]],
         programmed: Callable[[], None],
+        announce: Callable[[Sequence[Problem]], None],
     ) -> None:
         self._reconciler = reconciler
         self._board = board
         self._health = health
         self._metrics = metrics
+        self._changes = changes
+        self._waiting: list[float] = []  # when events came in that are not in force
         self._release = release
         self._elsewhere = elsewhere
         self._programmed = programmed
+        self._announce = announce
 
     def take(self, batch: Sequence[events.SourceEvent]) -> None:
         """Note every event, then program what all of them come to, once (R8)."""
@@ -59,6 +68,9 @@ class Programming:
         for event in batch:
             self._note(event)
             is_synced = is_synced or isinstance(event, events.Synced)
+            if isinstance(event, events.Changed | events.Loaded):
+                self._waiting.append(event.received_s)
+        del self._waiting[MAX_WAITING:]
         if not is_synced:
             self.step("programmed", self._reconciler.program)
             return
@@ -72,6 +84,8 @@ class Programming:
         started = time.perf_counter()
         if self._reconciler.begun:  # a starting proxy waits for its source and is alive (R103)
             self._health.queued(time.time())
+        if self._waiting:
+            self._metrics.queued(time.time())
         try:
             applied = action()
         except (KernelError, CapacityError) as error:
@@ -80,6 +94,7 @@ class Programming:
         took_s = time.perf_counter() - started
         if self._reconciler.is_in_force:
             self._health.synced(time.time())
+            self._observe_delays()
         self._health.set_node(self._reconciler.own_node())
         self._programmed()
         # with every audit too: an agent that was killed may not have come this far
@@ -100,10 +115,16 @@ class Programming:
                 took_ms=round(took_s * 1e3, 2),
             )
 
+    def _observe_delays(self) -> None:
+        self._metrics.observe_triggers(self._changes.settle(), time.time())
+        waiting, self._waiting = self._waiting, []
+        self._metrics.observe_events(waiting, time.monotonic())
+
     def tell_problems(self) -> None:
         """Log problems that are new and put all where `vipbee status` finds them."""
-        problems = [*self._elsewhere(), *self._reconciler.problems()]
+        problems = [*self._elsewhere(), *self._without_node(), *self._reconciler.problems()]
         self._metrics.problems = len(problems)
+        self._announce(problems)
         try:
             fresh = self._board.write_problems(problems)
         except (KernelError, CapacityError) as error:
@@ -111,6 +132,19 @@ class Programming:
             return
         for problem in fresh:
             log.warning("problem", object=problem.object, reason=problem.message)
+
+    def _without_node(self) -> list[Problem]:
+        """Nobody would look for the reason of that 503 in a name."""
+        if not self._health.needs_node or not self._reconciler.begun:
+            return []
+        if self._reconciler.own_node() is not None:
+            return []
+        name = self._reconciler.node_name
+        message = (
+            "the API server shows no Node of this name: /healthz answers 503, and topology and"
+            " zones are unknown; set --hostname-override, or let the agent list nodes"
+        )
+        return [Problem(f"Node {name}", message, is_error=False)]
 
     def _note(self, event: events.SourceEvent) -> None:
         match event:

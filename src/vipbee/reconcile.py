@@ -16,6 +16,7 @@ import numpy as np
 from vipbee.abi import BackendFlag, Layouts, MapName
 from vipbee.collection import collection_paused
 from vipbee.core.allowed_addresses import ALL_ALLOWED, AllowedAddresses
+from vipbee.core.change_log import ChangeLog
 from vipbee.core.desired import Desired
 from vipbee.core.health_checks import HealthCheck, HealthChecks
 from vipbee.core.nodes import NodeView, address_flags, make_node_view
@@ -54,11 +55,16 @@ class Reconciler:
     """Keeps `tables` equal to what the objects say."""
 
     def __init__(
-        self, tables: Tables, layouts: Layouts, capacity: Capacity, settings: NodeSettings
+        self,
+        tables: Tables,
+        layouts: Layouts,
+        capacity: Capacity,
+        settings: NodeSettings,
+        changes: ChangeLog | None = None,
     ) -> None:
         self._tables = tables
         self._settings = settings
-        self._store = Store()
+        self._store = Store(changes)
         self._desired = Desired(layouts, capacity)
         self._health_checks = HealthChecks()
         self._local_addresses: tuple[bytes, ...] = ()
@@ -122,6 +128,10 @@ class Reconciler:
         if tuple(addresses) != self._local_addresses:
             self._local_addresses = tuple(addresses)
             self._pending |= Changes(set(), True)
+
+    @property
+    def node_name(self) -> str:
+        return self._settings.name
 
     @property
     def begun(self) -> bool:
@@ -222,6 +232,15 @@ class Reconciler:
     def node_port_addresses(self) -> tuple[bytes, ...]:
         """Addresses of this node that NodePorts are served on."""
         return self._node.own_addresses if self._node else ()
+
+    def find_uid(self, kind: str, namespace: str, name: str) -> str:
+        """metadata.uid of an object that was read, "" if it is not known."""
+        found: ApiObject | None = None
+        if kind == "Service":
+            found = self._store.service(ServiceName(namespace, name))
+        elif kind == "Node" and (node := self.own_node()) and node.metadata.name == name:
+            found = node
+        return found.metadata.uid if found is not None else ""
 
     def adopted_services(self) -> frozenset[ServiceName]:
         """What an earlier process programmed and no source has confirmed yet."""

@@ -21,6 +21,8 @@ from vipbee.datapath.features import SIZED_MAPS, probe_features
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.errors import SourceError, UsageError
+from vipbee.kube_events.notes import FindUid
+from vipbee.kube_events.recorder import EventRecorder
 from vipbee.model import Problem, ServiceName
 from vipbee.sources.kubernetes import (
     Access,
@@ -75,6 +77,13 @@ def make_source(
         guard=MassDeleteGuard(**config.mass_delete_guard),
         programmed=programmed,
     )
+
+
+def make_event_recorder(config: AgentConfig, find_uid: FindUid) -> EventRecorder | None:
+    """Who writes Kubernetes Events; None if there is no API server, or they are not wanted."""
+    if config.state_file is not None or not config.kubernetes_events:
+        return None
+    return EventRecorder(partial(_api_access, config), node_name(config), find_uid)
 
 
 def load_request(config: AgentConfig) -> LoadRequest:

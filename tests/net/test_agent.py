@@ -287,7 +287,7 @@ def test_agent_that_starts_with_a_bad_file_keeps_what_is_programmed(
 
 
 def test_health_and_metrics_servers_answer_as_kube_proxys(agent: Agent) -> None:
-    """R102, R105, R106, R107, R109."""
+    """R102, R105, R106, R107, R108, R109."""
     health, live = get(agent, "/healthz"), get(agent, "/livez")
     metrics = get(agent, "/metrics", port=10249).body
 
@@ -297,11 +297,24 @@ def test_health_and_metrics_servers_answer_as_kube_proxys(agent: Agent) -> None:
     assert get(agent, "/healthz", port=10249).body.strip() == "ok"
     assert get(agent, "/proxyMode", port=10249).status == 200
     for name in (
-        "kubeproxy_sync_proxy_rules_duration_seconds",
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-        'kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal"}',
+        'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}',
+        'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"}',
+        'kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"}',
+        'kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}',
+        'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"}',
+        'kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"} 0.0',
+        'kubeproxy_sync_proxy_rules_endpoint_changes_total{ip_family="IPv4"}',
+        'kubeproxy_sync_proxy_rules_service_changes_pending{ip_family="IPv6"} 0.0',
+        'kubeproxy_sync_proxy_rules_service_changes_total{ip_family="IPv6"}',
+        'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",'
+        'traffic_policy="internal"}',
+        'kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}',
         'kubeproxy_proxy_healthz_total{code="200"}',
         "kubeproxy_proxy_livez_total",
+        "vipbee_event_to_programmed_seconds_count",
+        'vipbee_map_pressure_ratio{map="backends"}',
+        'vipbee_reasons_total{reason="no_endpoint"}',
+        "process_resident_memory_bytes",
     ):
         assert name in metrics
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.agent_view import problems, wait_log
+from tests.support.agent_view import get, problems, wait_log
 from tests.support.apiserver.placed import PlacedApiServer
 from tests.support.apiserver.real import RealApiServer, assets
 from tests.support.eventually import eventually
@@ -157,3 +157,44 @@ def test_empty_list_after_a_restart_deletes_nothing_at_once(
     assert clients[0].who(("10.96.1.30", 7000)) in WEB
     complaint = problems(agent)["API server: services, programmed before"]
     assert re.search("31 of 3[12] services", complaint)  # a real server has Service kubernetes
+
+
+@pytest.mark.parametrize("server", ["ours"], indirect=True)  # a real one allows no such twins
+def test_what_is_wrong_becomes_an_event(
+    lab: Lab, clients: list[Remote], server: PlacedApiServer
+) -> None:
+    """Two Services claim one address, by TCP and by UDP: both agents see it, each is said once."""
+    twins = [echo_service("web", VIP[0]), echo_service("twin", VIP[0])]
+    server.publish(state(lab, *twins))
+    for agent in lab.agents:
+        eventually(lambda agent=agent: problems(agent) != {})
+
+    eventually(lambda: len(server.events()) >= 2)
+
+    events = server.events()
+    assert {event["reason"] for event in events} == {"FrontendConflict"}
+    assert {event["regarding"]["kind"] for event in events} == {"Service"}
+    assert len({event["note"] for event in events}) == len(events) == 2
+    assert set(problems(lab.agent("node-1")).values()) <= {event["note"] for event in events}
+    assert {client.who(VIP) for client in clients} <= WEB
+
+
+@pytest.mark.parametrize("server", ["ours"], indirect=True)
+def test_node_without_its_object_is_alive_and_not_wanted_by_load_balancers(
+    lab: Lab, clients: list[Remote], server: PlacedApiServer
+) -> None:
+    """R104: the own Node goes, as when it is deleted; the reason is told."""
+    agent = lab.agent("node-1")
+    whole = state(lab, echo_service("web", VIP[0]))
+    others = [node for node in whole["nodes"] if node["metadata"]["name"] != "node-1"]
+
+    server.publish({**whole, "nodes": others})
+    eventually(lambda: get(agent, "/healthz").status == 503)
+    live, told = get(agent, "/livez").status, problems(agent)
+    served = clients[0].who(VIP)
+    server.publish(whole)
+    eventually(lambda: get(agent, "/healthz").status == 200)
+
+    assert live == 200
+    assert "no Node of this name" in told["Node node-1"]
+    assert served in WEB

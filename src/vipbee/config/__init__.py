@@ -25,6 +25,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     audit-interval: 60s                   takeover: false             # of kube-proxy's rules
     external-ips: [198.51.100.0/24]       load-balancer-ips: true     # or false; true: any
     backend-cidrs: [10.0.0.0/8]           # default: any
+    metrics-per-service: 100              kubernetes-events: true
     log-format: text                      log-level: info
     mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
 
@@ -102,6 +103,8 @@ class AgentConfig:
     load_balancer_ips: Networks = EVERY_ADDRESS
     backends: Networks = EVERY_ADDRESS
     audit_interval_s: float = 60.0
+    kubernetes_events: bool = True
+    metrics_per_service: int = 100  # Services, and backends, with series of their own
     mass_delete_guard: Mapping[str, float] = field(default_factory=dict)  # (F17)
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
     log_format: LogFormat = "text"
@@ -177,6 +180,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "external-ips": ("external_ips", values.networks),
     "load-balancer-ips": ("load_balancer_ips", values.networks),
     "backend-cidrs": ("backends", values.networks),
+    "kubernetes-events": ("kubernetes_events", values.boolean),
+    "metrics-per-service": ("metrics_per_service", values.count),
     "audit-interval": ("audit_interval_s", values.seconds),
     "mass-delete-guard": ("mass_delete_guard", values.mass_delete_guard),
     "map-sizes": ("map_size_overrides", values.map_sizes),

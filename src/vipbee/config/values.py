@@ -95,6 +95,13 @@ def seconds(option: str, value: Any) -> float:
     return result
 
 
+def count(option: str, value: Any) -> int:
+    """0 or more."""
+    if type(value) is not int or not 0 <= value <= 1 << 20:
+        raise UsageError(f"{option} wants a number from 0 to {1 << 20}, not {value!r}")
+    return value
+
+
 def node_name(option: str, value: Any) -> str:
     """As kube-proxy reads it: in lower case, without blanks around."""
     name = text(option, value).lower()

@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 from vipbee.abi import FrontendKind
 from vipbee.address import UNSPECIFIED_V4, UNSPECIFIED_V6, format_endpoint
-from vipbee.model import Frontend, FrontendKey, Problem, ServiceName, ServicePort, ServicePortKey
+from vipbee.model import (
+    Frontend,
+    FrontendKey,
+    Problem,
+    ProblemReason,
+    ServiceName,
+    ServicePort,
+    ServicePortKey,
+)
 
 _SPECIFICITY: dict[int, int] = {
     FrontendKind.CLUSTER_IP: 0,
@@ -96,6 +104,7 @@ class Claims:
                         f"{kind.label} {_text(key)} belongs to Service {winner.service},"
                         f" {_reason(winner, loser)}; change one of them",
                         is_error=kind is FrontendKind.CLUSTER_IP,
+                        reason=ProblemReason.FRONTEND_CONFLICT,
                     )
                 )
         return sorted(problems)

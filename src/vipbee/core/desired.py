@@ -21,7 +21,14 @@ from vipbee.core.plan import Changes, Op
 from vipbee.core.render import FrontendRow
 from vipbee.core.snapshot import Capacity, Snapshot
 from vipbee.errors import CapacityError
-from vipbee.model import FrontendKey, Problem, ServiceName, ServicePort, ServicePortKey
+from vipbee.model import (
+    FrontendKey,
+    Problem,
+    ProblemReason,
+    ServiceName,
+    ServicePort,
+    ServicePortKey,
+)
 
 _LOAD_BALANCER = int(FrontendKind.LOAD_BALANCER)
 _Wanted = tuple[ServiceName, tuple[ServicePort, ...]]
@@ -134,6 +141,7 @@ class Desired:
                 f"{refused.error}; {self._fate(name)}, restart the agent with a larger"
                 f" {refused.error.map_name} map to serve it",
                 is_error=True,
+                reason=ProblemReason.MAP_FULL,
             )
             for name, refused in self._refused.items()
         ]
@@ -259,7 +267,10 @@ class Desired:
             self._node_problem = None
         except CapacityError as error:
             self._node_problem = Problem(
-                "Node addresses", f"{error}; NodePorts are served on the former ones", is_error=True
+                "Node addresses",
+                f"{error}; NodePorts are served on the former ones",
+                is_error=True,
+                reason=ProblemReason.MAP_FULL,
             )
 
     def _may_fit(self, refused: _Refused) -> bool:

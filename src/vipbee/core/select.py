@@ -25,6 +25,7 @@ from vipbee.model import (
     Frontend,
     FrontendKey,
     Problem,
+    ProblemReason,
     Service,
     ServicePort,
     ServicePortKey,
@@ -55,6 +56,12 @@ class _ExternalAddress(NamedTuple):
     field: str  # where the Service says so, for messages
 
 
+class _AddressRefused(str):
+    """A warning about an address that is asked for and not served."""
+
+    __slots__ = ()
+
+
 def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) -> Selection:
     """Compute the Service's ports on this node; never raises for what a Service may contain.
 
@@ -69,7 +76,8 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
         if address in node.all_addresses:
             wrong.append("spec.clusterIP is an address of a node: its own ports would be refused")
     if wrong:
-        return Selection((), tuple(Problem(name, message, is_error=True) for message in wrong))
+        refused = ProblemReason.SERVICE_REFUSED
+        return Selection((), tuple(Problem(name, message, True, refused) for message in wrong))
 
     warnings: list[str] = []
     wishes = read_annotations(service, node, warnings)
@@ -94,9 +102,15 @@ def select(service: Service, slices: Sequence[EndpointSlice], node: NodeView) ->
             )
         problems += table.problems
     if warnings or problems:
-        told = [Problem(name, message, is_error=False) for message in dict.fromkeys(warnings)]
+        told = [_warning(name, message) for message in dict.fromkeys(warnings)]
         return Selection(tuple(ports), (*told, *sorted(set(problems))))
     return Selection(tuple(ports), ())
+
+
+def _warning(name: str, message: str) -> Problem:
+    if isinstance(message, _AddressRefused):
+        return Problem(name, message, False, ProblemReason.ADDRESS_REFUSED)
+    return Problem(name, message, is_error=False)
 
 
 def _served_ports(
@@ -191,11 +205,13 @@ def _take_address(
         return
     reason = refused_vip(address)
     if reason:
-        warnings.append(f"{field} {text} is {reason} and can never be a VIP: it is ignored")
+        message = f"{field} {text} is {reason} and can never be a VIP: it is ignored"
+        warnings.append(_AddressRefused(message))
         return
     option, networks = _allowed(kind, node)
     if not networks.permit(address):
-        warnings.append(f"{field} {text} is not allowed by the agent's {option}: it is ignored")
+        message = f"{field} {text} is not allowed by the agent's {option}: it is ignored"
+        warnings.append(_AddressRefused(message))
         return
     found.append(_ExternalAddress(kind, address, f"{field} {text}"))
 
@@ -234,10 +250,11 @@ def _frontends(
         if item.address in node.all_addresses:
             reason = refused_on_node(number, protocol)
             if reason:
-                warnings.append(
+                message = (
                     f"{item.field} is an address of a node and"
                     f" spec.ports[{port.position}].port {number} {reason}: it is not served there"
                 )
+                warnings.append(_AddressRefused(message))
                 continue
         key = FrontendKey(item.address, number, protocol)
         found.setdefault(key, Frontend(key, item.kind, is_local))

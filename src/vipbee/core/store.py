@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from vipbee.core.change_log import ChangeLog
 from vipbee.model import (
     ApiObject,
     EndpointSlice,
@@ -48,9 +49,13 @@ class Changes:
 
 
 class Store:
-    """Objects by source; every method is idempotent. Not thread-safe."""
+    """Objects by source; every method is idempotent. Not thread-safe.
 
-    def __init__(self) -> None:
+    `log` is told of every object that became another.
+    """
+
+    def __init__(self, log: ChangeLog | None = None) -> None:
+        self._log = log or ChangeLog()
         self._services: _Shelf[Service] = _Shelf()
         self._slices: _Shelf[EndpointSlice] = _Shelf()
         self._nodes: _Shelf[Node] = _Shelf()
@@ -158,8 +163,11 @@ class Store:
         for service in services:
             if any(item is not None and _is_ours(item) for item in (service.old, service.new)):
                 dirty.add(service.name)
+                self._log.note_service(service.old, service.new)
         for change in slices:
             old, new = _owner_of(change.old), _owner_of(change.new)
+            if old is not None or new is not None:
+                self._log.note_slice(change.old, change.new)
             if old is not None:
                 self._unlink(old, change.name)
                 dirty.add(old)

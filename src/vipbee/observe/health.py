@@ -33,13 +33,17 @@ class Answer(NamedTuple):
 
 
 class Health:
-    """What the agent tells as it works, and what the probes are answered."""
+    """What the agent tells as it works, and what the probes are answered.
 
-    def __init__(self) -> None:
+    `needs_node`: without its Node object the node is not eligible (R104, as kube-proxy 1.36).
+    """
+
+    def __init__(self, *, needs_node: bool = False) -> None:
+        self.needs_node = needs_node
         self._pending_since: float | None = None
         self._synced_at: float | None = None
         self._node_seen = False
-        self._is_eligible = True
+        self._is_eligible = not needs_node
         self.answers: Counter[tuple[str, int]] = Counter()
         """Answers given, by (probe, status): kubeproxy_proxy_{healthz,livez}_total (R109)."""
 
@@ -56,10 +60,11 @@ class Health:
     def set_node(self, node: Node | None) -> None:
         """The own Node object, None if there is none (any more).
 
-        Without Node objects the node is eligible; one that was seen and has gone is not.
+        One that was seen and has gone is not eligible; that there never was one is all right
+        where nobody says that there are Nodes.
         """
         if node is None:
-            self._is_eligible = not self._node_seen
+            self._is_eligible = not (self._node_seen or self.needs_node)
             return
         self._node_seen = True
         taints = (node.spec.taints if node.spec else None) or []

@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus metrics: kube-proxy's under their own names, everything else `vipbee_`.
+"""What the agent itself counts: kube-proxy's metrics under their own names (R106–R109), and more.
 
-Counters of the datapath are read from the maps at scrape time. Series per Service and
-per backend are bounded: the `top` Services with most connections opened, and of those
-the backends, `top` again. Whatever else there is adds up in `vipbee_connections_*`.
-
-Nothing here knows the datapath: tables come in as a `Reader`.
+Both families are programmed together, so one step is observed for each of them, as two
+proxiers of kube-proxy would on a dual-stack node. The maps are table_metrics.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import numpy as np
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from vipbee.abi import FrontendFlag, FrontendKind
-from vipbee.address import format_endpoint
-from vipbee.core.snapshot import Snapshot
+from vipbee.core.change_log import ChangeLog, Counts, Trigger
 from vipbee.observe.health import Health
-from vipbee.observe.readings import Reader, Readings, active, map_usage, read, reasons, text
+from vipbee.observe.table_metrics import OpenReader, TablesCollector
 
 DEFAULT_TOP = 100
 
-_SYNC_BUCKETS = [0.001 * 2**n for n in range(15)]  # kube-proxy's
+FAMILIES = (4, 6)
+_SYNC_BUCKETS = [0.001 * 2**n for n in range(15)]  # these two are kube-proxy's
+_NETWORK_BUCKETS = [
+    *(0.25, 0.5),
+    *(float(n) for n in range(1, 60)),
+    *(float(n) for n in range(60, 120, 5)),
+    *(float(n) for n in range(120, 301, 30)),
+]
+_EVENT_BUCKETS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 _Families = Iterator[CounterMetricFamily | GaugeMetricFamily]
 
 
@@ -36,7 +38,14 @@ class AgentMetrics:
     `top` bounds the series per Service and per backend; 0 leaves them out.
     """
 
-    def __init__(self, reader: Reader, health: Health | None = None, *, top: int = DEFAULT_TOP):
+    def __init__(
+        self,
+        open_reader: OpenReader,
+        health: Health | None = None,
+        changes: ChangeLog | None = None,
+        *,
+        top: int = DEFAULT_TOP,
+    ):
         self.registry = CollectorRegistry()
         self.problems = 0
         """Problems `vipbee status` shows."""
@@ -45,23 +54,69 @@ class AgentMetrics:
         self._any = self._sync_histogram("", "Duration of one programming of the tables.")
         self._full = self._sync_histogram("full_", "The same, of everything.")
         self._partial = self._sync_histogram("partial_", "The same, of what changed only.")
-        self._last_sync = Gauge(
-            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "When the tables were last programmed successfully.",
+        self._last_sync = self._moment("last", "When the tables were last programmed successfully.")
+        self._last_queued = self._moment("last_queued", "When something was last to be programmed.")
+        self._network = Histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From the change of a pod, as its EndpointSlice tells, to the tables.",
+            labelnames=["ip_family"],
+            buckets=_NETWORK_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(_TablesCollector(reader, top))
+        self._events = Histogram(
+            "vipbee_event_to_programmed_seconds",
+            "From an event read and decoded to the tables that follow from it.",
+            buckets=_EVENT_BUCKETS,
+            registry=self.registry,
+        )
+        for histogram in (self._any, self._full, self._partial, self._network):
+            for family in FAMILIES:  # there from the beginning, so that rates can be formed
+                histogram.labels(f"IPv{family}")
+        ProcessCollector(registry=self.registry)  # memory, CPU, file descriptors, as everybody
+        self.registry.register(TablesCollector(open_reader, top))
         self.registry.register(_AgentCollector(self, health))
+        if changes is not None:
+            self.registry.register(_ChangesCollector(changes))
+
+    def queued(self, unix_s: float) -> None:
+        """There is something to program."""
+        for family in FAMILIES:
+            self._last_queued.labels(f"IPv{family}").set(unix_s)
 
     def observe_sync(self, duration_s: float, *, full: bool = False) -> None:
         """The tables were programmed just now, entirely or for what changed."""
-        self._any.observe(duration_s)
-        (self._full if full else self._partial).observe(duration_s)
-        self._last_sync.set(time.time())
+        now = time.time()
+        for family in (f"IPv{number}" for number in FAMILIES):
+            self._any.labels(family).observe(duration_s)
+            (self._full if full else self._partial).labels(family).observe(duration_s)
+            self._last_sync.labels(family).set(now)
+
+    def observe_triggers(self, triggers: Iterable[Trigger], unix_s: float) -> None:
+        """What led to these is in force (R108); clocks of two machines may disagree."""
+        for family, since in triggers:
+            self._network.labels(f"IPv{family}").observe(max(unix_s - since, 0.0))
+
+    def observe_events(self, received_s: Iterable[float], now_s: float) -> None:
+        """What was received then is in force; both by time.monotonic()."""
+        for received in received_s:
+            self._events.observe(now_s - received)
 
     def _sync_histogram(self, kind: str, documentation: str) -> Histogram:
-        name = f"kubeproxy_sync_{kind}proxy_rules_duration_seconds"
-        return Histogram(name, documentation, buckets=_SYNC_BUCKETS, registry=self.registry)
+        return Histogram(
+            f"kubeproxy_sync_{kind}proxy_rules_duration_seconds",
+            documentation,
+            labelnames=["ip_family"],
+            buckets=_SYNC_BUCKETS,
+            registry=self.registry,
+        )
+
+    def _moment(self, which: str, documentation: str) -> Gauge:
+        return Gauge(
+            f"kubeproxy_sync_proxy_rules_{which}_timestamp_seconds",
+            documentation,
+            labelnames=["ip_family"],
+            registry=self.registry,
+        )
 
 
 class _AgentCollector(Collector):
@@ -86,123 +141,20 @@ class _AgentCollector(Collector):
             yield answers
 
 
-class _TablesCollector(Collector):
-    def __init__(self, reader: Reader, top: int) -> None:
-        self._reader = reader
-        self._top = top
-
-    def describe(self) -> _Families:
-        return iter(())  # registering must not read the maps
+class _ChangesCollector(Collector):
+    def __init__(self, changes: ChangeLog) -> None:
+        self._changes = changes
 
     def collect(self) -> _Families:
-        readings = read(self._reader)
-        yield from self._maps(readings.snapshot)
-        counter = CounterMetricFamily(
-            "vipbee_reasons", "Connections and datagrams not simply translated.", labels=["reason"]
-        )
-        for reason, count in reasons(self._reader).items():
-            counter.add_metric([reason], count)
-        yield counter
-        yield _no_local_endpoints(readings.snapshot)
-        yield from _totals(readings)
-        if self._top:
-            chosen = _busiest(readings, self._top)
-            yield from _per_service(readings, chosen)
-            yield from _per_backend(readings, chosen, self._top)
-
-    def _maps(self, snapshot: Snapshot) -> _Families:
-        entries = GaugeMetricFamily("vipbee_map_entries", "Entries in use.", labels=["map"])
-        capacity = GaugeMetricFamily("vipbee_map_capacity", "Entries that fit.", labels=["map"])
-        pressure = GaugeMetricFamily(
-            "vipbee_map_pressure_ratio", "Entries ÷ capacity.", labels=["map"]
-        )
-        for usage in map_usage(self._reader, snapshot):
-            entries.add_metric([usage.name], usage.entries)
-            capacity.add_metric([usage.name], usage.capacity)
-            pressure.add_metric([usage.name], usage.pressure)
-        yield from (entries, capacity, pressure)
+        yield from _changes("endpoint", "EndpointSlices", self._changes.endpoints)
+        yield from _changes("service", "Services", self._changes.services)
 
 
-def _no_local_endpoints(snapshot: Snapshot) -> GaugeMetricFamily:
-    """Service ports with policy Local and endpoints, but none on this node (R107)."""
-    found = GaugeMetricFamily(
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-        "Service ports with policy Local and endpoints on other nodes only.",
-        labels=["traffic_policy"],
-    )
-    frontends = snapshot.frontends
-    lonely = frontends[
-        (frontends["flags"] & FrontendFlag.POLICY_LOCAL != 0)
-        & (frontends["local"]["count"] == 0)
-        & (frontends["cluster"]["count"] > 0)
-    ]
-    internal = lonely["kind"] == FrontendKind.CLUSTER_IP
-    for policy, chosen in (("internal", internal), ("external", ~internal)):
-        found.add_metric([policy], len(np.unique(lonely["service_id"][chosen])))
-    return found
-
-
-def _totals(readings: Readings) -> _Families:
-    counters = readings.service_counters[readings.snapshot.service_ids]
-    opened = "Connections through any Service since it was programmed."
-    yield CounterMetricFamily("vipbee_connections_opened", opened, int(counters["opened"].sum()))
-    active_now = "Connections through any Service now."
-    yield GaugeMetricFamily("vipbee_connections_active", active_now, int(active(counters).sum()))
-
-
-def _busiest(readings: Readings, top: int) -> np.ndarray:
-    """Positions in the services table of the `top` Service ports with most connections."""
-    opened = readings.service_counters["opened"][readings.snapshot.service_ids]
-    order = np.argsort(opened, kind="stable")[::-1]
-    return order[:top]
-
-
-def _labels(readings: Readings, position: int) -> list[str]:
-    info = readings.snapshot.services[position]
-    return [
-        text(info["namespace_"]),
-        text(info["name"]),
-        text(info["port_name"]),
-        str(info["family"]),
-    ]
-
-
-def _per_service(readings: Readings, chosen: np.ndarray) -> _Families:
-    labels = ["namespace", "service", "port", "family"]
-    counters = readings.service_counters[readings.snapshot.service_ids[chosen]]
-    opened = CounterMetricFamily(
-        "vipbee_service_connections_opened", "Connections opened.", labels=labels
-    )
-    refused = CounterMetricFamily(
-        "vipbee_service_connections_refused", "Connections refused: no endpoint.", labels=labels
-    )
-    open_now = GaugeMetricFamily(
-        "vipbee_service_connections_active", "Connections open.", labels=labels
-    )
-    for position, row, now in zip(chosen, counters, active(counters), strict=True):
-        values = _labels(readings, int(position))
-        opened.add_metric(values, int(row["opened"]))
-        refused.add_metric(values, int(row["refused"]) + int(row["unreachable"]))
-        open_now.add_metric(values, int(now))
-    yield from (opened, refused, open_now)
-
-
-def _per_backend(readings: Readings, chosen: np.ndarray, top: int) -> _Families:
-    labels = ["namespace", "service", "port", "family", "backend"]
-    opened = CounterMetricFamily(
-        "vipbee_backend_connections_opened", "Connections opened.", labels=labels
-    )
-    open_now = GaugeMetricFamily(
-        "vipbee_backend_connections_active", "Connections open.", labels=labels
-    )
-    backends, counters = readings.snapshot.backends, readings.backend_counters
-    positions = {int(readings.snapshot.service_ids[p]): int(p) for p in chosen}
-    theirs = np.isin(backends["service_id"], list(positions)) & (backends["flags"] != 0)
-    ids = np.flatnonzero(theirs)
-    for backend_id in ids[np.argsort(counters["opened"][ids], kind="stable")[::-1]][:top]:
-        backend, row = backends[backend_id], counters[backend_id : backend_id + 1]
-        name = format_endpoint(backend["address"].tobytes(), int(backend["port"]))
-        values = [*_labels(readings, positions[int(backend["service_id"])]), name]
-        opened.add_metric(values, int(row["opened"][0]))
-        open_now.add_metric(values, int(active(row)[0]))
-    yield from (opened, open_now)
+def _changes(kind: str, what: str, counts: Counts) -> _Families:
+    name, labels = f"kubeproxy_sync_proxy_rules_{kind}_changes", ["ip_family"]
+    pending = GaugeMetricFamily(f"{name}_pending", f"Changed {what} not in force.", labels=labels)
+    total = CounterMetricFamily(f"{name}_total", f"Changed {what} since start.", labels=labels)
+    for family in FAMILIES:
+        pending.add_metric([f"IPv{family}"], counts.pending[family])
+        total.add_metric([f"IPv{family}"], counts.total[family])
+    yield from (pending, total)

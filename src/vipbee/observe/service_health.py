@@ -24,7 +24,7 @@ from aiohttp import web
 
 from vipbee.address import family_of, format_address
 from vipbee.core.health_checks import HealthCheck
-from vipbee.model import Problem, ServiceName
+from vipbee.model import Problem, ProblemReason, ServiceName
 from vipbee.observe.health import Health
 from vipbee.observe.listening import BoundedServer
 
@@ -95,8 +95,10 @@ class ServiceHealthServers:
         """Open and close listeners for ever; call `tell` when `problems` are others."""
         try:
             while True:
+                # not wait_for: before Python 3.12 it may swallow a cancellation
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), RETRY_S if self._failed else None)
+                    async with asyncio.timeout(RETRY_S if self._failed else None):
+                        await self._wake.wait()
                 self._wake.clear()
                 before = self.problems()
                 await self._adjust()
@@ -161,4 +163,5 @@ def _problem(name: ServiceName, what: str) -> Problem:
         f"Service {name}",
         f"spec.healthCheckNodePort {what}; load balancers that ask there send nothing to this node",
         is_error=False,
+        reason=ProblemReason.HEALTH_CHECK_FAILED,
     )

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vipbee.errors import SourceError
@@ -26,6 +27,7 @@ class Loaded:
     objects: tuple[ApiObject, ...]
     problems: tuple[Problem, ...]
     ignored: int = 0
+    received_s: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Changed:
     objects: tuple[ApiObject, ...]
     deleted: tuple[ObjectName, ...]
     problems: tuple[Problem, ...] = ()
+    received_s: float = field(default_factory=time.monotonic, compare=False)
+    """When it was read and decoded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.apiserver.events import PREFIX as EVENTS
 from tests.support.apiserver.objects import KINDS
 from vipbee.lab import Place
 
@@ -90,6 +91,18 @@ class PlacedApiServer:
         ((path, item),) = _by_path({section: [item]})[plural].items()
         self._place.inside(lambda: self._send([("PUT", path, item)]))
         self._state.setdefault(plural, {})[path] = item
+
+    def events(self) -> list[dict[str, Any]]:
+        """The Events that were written."""
+
+        def read() -> bytes:
+            connection = http.client.HTTPConnection(self._place.ipv4, PORT, timeout=5)
+            connection.request("GET", f"{EVENTS}/events")
+            with connection.getresponse() as answer:
+                return answer.read()
+
+        found: list[dict[str, Any]] = json.loads(self._place.inside(read))["items"]
+        return found
 
     def _send(self, requests: list[tuple[str, str, Mapping[str, Any] | None]]) -> None:
         connection = http.client.HTTPConnection(self._place.ipv4, PORT, timeout=5)

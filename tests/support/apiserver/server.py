@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from tests.support.apiserver.events import EventStore
 from tests.support.apiserver.faults import (
     Answer,
     Fault,
@@ -54,6 +55,7 @@ class ApiServer:
 
     def __init__(self, objects: Objects | None = None) -> None:
         self.objects = objects or Objects()
+        self.events = EventStore()
         self.tokens: set[str] | None = None  # None: nobody is asked
         self.forbidden: set[str] = set()  # plurals
         self.is_gone_an_event = True
@@ -90,6 +92,7 @@ class ApiServer:
         app = web.Application(client_max_size=64 << 20)
         for kind in KINDS.values():
             self._route(app, kind)
+        app.add_routes(self.events.routes())
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(

@@ -18,7 +18,7 @@ from vipbee.abi import BackendFlag, FrontendKind
 from vipbee.address import format_endpoint, parse_address
 from vipbee.core.nodes import NodeView
 from vipbee.core.select import Selection, select
-from vipbee.model import EndpointSlice, Service, ServicePort
+from vipbee.model import EndpointSlice, Problem, ProblemReason, Service, ServicePort
 
 NODE_IP, OTHER_NODE_IP = "192.0.2.1", "192.0.2.2"
 NODE = NodeView(
@@ -276,7 +276,12 @@ def test_invalid_service_is_skipped_whole_and_every_reason_named() -> None:
 
     assert found.ports == ()
     assert found.problems == (
-        ("Service default/web", "spec.ports[1].port 65536 is not in 1..65535", True),
+        Problem(
+            "Service default/web",
+            "spec.ports[1].port 65536 is not in 1..65535",
+            is_error=True,
+            reason=ProblemReason.SERVICE_REFUSED,
+        ),
     )
 
 

@@ -130,3 +130,18 @@ def test_answers_are_counted_by_code(ready: Health) -> None:
     ready.livez(NOW)
 
     assert ready.answers == {("healthz", 200): 2, ("healthz", 503): 1, ("livez", 200): 1}
+
+
+def test_node_that_was_never_seen_is_eligible_only_where_there_are_no_nodes() -> None:
+    """R104: not eligible with an API server, as kube-proxy 1.36; a state file needs no Nodes."""
+    for needs_node, expected in ((True, 503), (False, 200)):
+        health = Health(needs_node=needs_node)
+        health.synced(NOW)
+        health.set_node(None)
+
+        assert health.healthz(NOW).status == expected
+        assert health.livez(NOW).status == 200
+
+        health.set_node(node())
+
+        assert health.healthz(NOW).status == 200

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 from prometheus_client.exposition import generate_latest
 
@@ -15,7 +18,10 @@ from tests.support.readings import (
     node_port,
     service_port,
 )
+from tests.support.services import endpoint_slice, service
 from vipbee.abi import Reason
+from vipbee.core.change_log import ChangeLog, Trigger
+from vipbee.errors import EnvironmentUnusable
 from vipbee.observe.health import Health
 from vipbee.observe.metrics import AgentMetrics
 
@@ -34,6 +40,10 @@ def tables() -> ReadableTables:
     return tables
 
 
+def made(tables: ReadableTables, health: Health | None = None, **options: Any) -> AgentMetrics:
+    return AgentMetrics(lambda: nullcontext(tables), health, **options)
+
+
 def page(metrics: AgentMetrics) -> dict[str, float]:
     """Samples as scraped: {`name{labels}`: value}."""
     lines = generate_latest(metrics.registry).decode().splitlines()
@@ -42,7 +52,7 @@ def page(metrics: AgentMetrics) -> dict[str, float]:
 
 
 def test_maps_say_how_full_they_are(tables: ReadableTables) -> None:
-    samples = page(AgentMetrics(tables))
+    samples = page(made(tables))
 
     assert samples['vipbee_map_entries{map="backends"}'] == 3
     assert samples['vipbee_map_capacity{map="backends"}'] == SIZE - 1
@@ -53,14 +63,14 @@ def test_maps_say_how_full_they_are(tables: ReadableTables) -> None:
 def test_reasons_have_names(tables: ReadableTables) -> None:
     tables.reason_totals[Reason.UNKNOWN_PORT] = 5
 
-    samples = page(AgentMetrics(tables))
+    samples = page(made(tables))
 
     assert samples['vipbee_reasons_total{reason="unknown_port"}'] == 5
     assert samples['vipbee_reasons_total{reason="no_endpoint"}'] == 0
 
 
 def test_connections_by_service_and_backend(tables: ReadableTables) -> None:
-    samples = page(AgentMetrics(tables))
+    samples = page(made(tables))
 
     web = 'family="4",namespace="default",port="http",service="web"'
     assert samples[f"vipbee_service_connections_opened_total{{{web}}}"] == 10
@@ -73,7 +83,7 @@ def test_connections_by_service_and_backend(tables: ReadableTables) -> None:
 
 
 def test_series_are_bounded_to_the_busiest(tables: ReadableTables) -> None:
-    samples = page(AgentMetrics(tables, top=1))
+    samples = page(made(tables, top=1))
 
     services = [name for name in samples if name.startswith("vipbee_service_connections_opened")]
     backends = [name for name in samples if name.startswith("vipbee_backend_connections_opened")]
@@ -84,7 +94,7 @@ def test_series_are_bounded_to_the_busiest(tables: ReadableTables) -> None:
 
 
 def test_series_can_be_switched_off(tables: ReadableTables) -> None:
-    samples = page(AgentMetrics(tables, top=0))
+    samples = page(made(tables, top=0))
 
     assert not [name for name in samples if "service=" in name]
 
@@ -103,29 +113,98 @@ def test_service_ports_without_local_endpoints_are_counted_by_policy() -> None:
         ),
     )
 
-    samples = page(AgentMetrics(tables))
+    samples = page(made(tables))
 
     name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
-    assert samples[f'{name}{{traffic_policy="internal"}}'] == 1
-    assert samples[f'{name}{{traffic_policy="external"}}'] == 2
+    assert samples[f'{name}{{ip_family="IPv4",traffic_policy="internal"}}'] == 1
+    assert samples[f'{name}{{ip_family="IPv4",traffic_policy="external"}}'] == 2
+    assert samples[f'{name}{{ip_family="IPv6",traffic_policy="external"}}'] == 0
 
 
 def test_syncs_are_observed_under_kube_proxys_names(tables: ReadableTables) -> None:
-    metrics = AgentMetrics(tables)
+    metrics = made(tables)
 
     metrics.observe_sync(0.5, full=True)
     metrics.observe_sync(0.001)
 
     samples = page(metrics)
-    assert samples["kubeproxy_sync_proxy_rules_duration_seconds_count"] == 2
-    assert samples["kubeproxy_sync_full_proxy_rules_duration_seconds_sum"] == 0.5
-    assert samples["kubeproxy_sync_partial_proxy_rules_duration_seconds_sum"] == 0.001
-    assert samples["kubeproxy_sync_proxy_rules_last_timestamp_seconds"] > 1.7e9
+    for family in ('{ip_family="IPv4"}', '{ip_family="IPv6"}'):  # programmed together
+        assert samples[f"kubeproxy_sync_proxy_rules_duration_seconds_count{family}"] == 2
+        assert samples[f"kubeproxy_sync_full_proxy_rules_duration_seconds_sum{family}"] == 0.5
+        assert samples[f"kubeproxy_sync_partial_proxy_rules_duration_seconds_sum{family}"] == 0.001
+        assert samples[f"kubeproxy_sync_proxy_rules_last_timestamp_seconds{family}"] > 1.7e9
+
+
+def test_changes_are_pending_until_they_are_in_force(tables: ReadableTables) -> None:
+    """R106: totals go on."""
+    changes = ChangeLog()
+    metrics = made(tables, changes=changes)
+    changes.note_service(None, service())
+    changes.note_slice(None, endpoint_slice("10.0.0.1"))
+    changes.note_slice(endpoint_slice("10.0.0.1"), None)
+
+    before = page(metrics)
+    changes.settle()
+    after = page(metrics)
+
+    prefix, family = "kubeproxy_sync_proxy_rules", '{ip_family="IPv4"}'
+    assert before[f"{prefix}_service_changes_pending{family}"] == 1
+    assert before[f"{prefix}_endpoint_changes_pending{family}"] == 2
+    assert after[f"{prefix}_service_changes_pending{family}"] == 0
+    assert after[f"{prefix}_endpoint_changes_pending{family}"] == 0
+    assert after[f"{prefix}_service_changes_total{family}"] == 1
+    assert after[f"{prefix}_endpoint_changes_total{family}"] == 2
+    assert after[f'{prefix}_endpoint_changes_total{{ip_family="IPv6"}}'] == 0
+
+
+def test_network_programming_is_measured_from_the_trigger(tables: ReadableTables) -> None:
+    """R108: by family; a clock that is ahead of ours makes no negative time."""
+    metrics = made(tables)
+
+    metrics.observe_triggers([Trigger(4, 100.0), Trigger(4, 103.5), Trigger(6, 200.0)], 103.0)
+
+    samples = page(metrics)
+    name = "kubeproxy_network_programming_duration_seconds"
+    assert samples[f'{name}_count{{ip_family="IPv4"}}'] == 2
+    assert samples[f'{name}_sum{{ip_family="IPv4"}}'] == 3.0
+    assert samples[f'{name}_bucket{{ip_family="IPv4",le="3.0"}}'] == 2
+    assert samples[f'{name}_bucket{{ip_family="IPv4",le="2.0"}}'] == 1
+    assert samples[f'{name}_sum{{ip_family="IPv6"}}'] == 0
+
+
+def test_delays_of_events_are_observed(tables: ReadableTables) -> None:
+    metrics = made(tables)
+
+    metrics.queued(1.8e9)
+    metrics.observe_events([10.0, 10.5], 11.0)
+
+    samples = page(metrics)
+    assert samples["vipbee_event_to_programmed_seconds_count"] == 2
+    assert samples["vipbee_event_to_programmed_seconds_sum"] == 1.5
+    queued = 'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"}'
+    assert samples[queued] == 1.8e9
+
+
+def test_agents_metrics_stay_while_tables_cannot_be_read(tables: ReadableTables) -> None:
+    """Somebody removed the pins: the scrape goes on without what is in the maps."""
+
+    def missing() -> nullcontext[ReadableTables]:
+        raise EnvironmentUnusable("the pinned map services is missing", remedy="restart the agent")
+
+    samples = page(AgentMetrics(missing))
+
+    assert "vipbee_problems" in samples
+    assert not [name for name in samples if name.startswith("vipbee_map")]
+
+
+def test_process_is_measured_as_everywhere(tables: ReadableTables) -> None:
+    """Dashboards of kube-proxy show them."""
+    assert page(made(tables))["process_resident_memory_bytes"] > 0
 
 
 def test_agents_own_counts_and_probe_answers(tables: ReadableTables) -> None:
     health = Health()
-    metrics = AgentMetrics(tables, health)
+    metrics = made(tables, health)
     metrics.problems, metrics.repairs = 2, 3
     health.healthz(0.0)
 

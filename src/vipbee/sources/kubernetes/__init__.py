@@ -7,8 +7,9 @@
     replicas                                              where else the server answers
     source                                                all kinds together
 
-Must not write to the API server, look into Secrets or decide what a change means.
-resourceVersions are opaque: they are passed on, never compared or counted (F16).
+Must not write to the API server (kube_events does, through `client`), look into Secrets or
+decide what a change means. resourceVersions are opaque: they are passed on, never compared
+or counted (F16).
 """
 
 from vipbee.sources.kubernetes.access import Access, in_cluster

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticated GET requests to one of several API servers. Bytes out, typed errors up.
+"""Authenticated requests to one of several API servers. Bytes out, typed errors up.
 
 Every failure to connect moves on to the next address; the caller decides when to try
 again. Must not know what is asked for.
@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -38,6 +38,17 @@ _IDLE_CONNECTION_S = 90.0
 # A peer that is gone without a word is noticed after 15 + 3 × 5 s (F6); with data under way
 # after the same time.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+
+
+class Outgoing(NamedTuple):
+    """What is written, as JSON."""
+
+    method: str
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        return f"application/{'merge-patch+json' if self.method == 'PATCH' else 'json'}"
 
 
 class ApiClient:
@@ -98,24 +109,38 @@ class ApiClient:
         async with self.open(path, query, silence_s=self._timing.read_s) as response:
             return await response.read()
 
+    async def send(self, method: str, path: str, body: bytes) -> None:
+        """POST a new object or PATCH (merge) one, done if 2xx; raise RequestError.
+
+        The only thing that is ever written are Events.
+        """
+        request = Outgoing(method, body)
+        async with self.open(path, {}, silence_s=self._timing.read_s, outgoing=request) as response:
+            await response.read()
+
     @asynccontextmanager
     async def open(
-        self, path: str, query: Mapping[str, str], *, silence_s: float
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        silence_s: float,
+        outgoing: Outgoing | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response with status 200, to be read within; raise RequestError.
+        """A response with status 2xx, to be read within; raise RequestError.
 
         What breaks while it is read comes as Unreachable, too, also after `silence_s`
         seconds without a byte.
         """
         server = self.server
         try:
-            response = await self._send(server, path, query, silence_s)
+            response = await self._send(server, path, query, silence_s, outgoing)
             if response.status == UNAUTHORIZED:  # rotated? then once again with the new one
                 response.release()
                 self._forget()
-                response = await self._send(server, path, query, silence_s)
+                response = await self._send(server, path, query, silence_s, outgoing)
             try:
-                if response.status != 200:
+                if response.status not in (200, 201):
                     raise await self._refusal(response, server, path)
                 yield response
             finally:
@@ -128,7 +153,12 @@ class ApiClient:
             raise Unreachable(f"{server}: {_reason(error, silence_s)}") from None
 
     async def _send(
-        self, server: str, path: str, query: Mapping[str, str], silence_s: float
+        self,
+        server: str,
+        path: str,
+        query: Mapping[str, str],
+        silence_s: float,
+        outgoing: Outgoing | None,
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         options: dict[str, Any] = {"headers": {}}
@@ -141,7 +171,11 @@ class ApiClient:
                 options["server_hostname"] = self._name_of(server)
         except SourceError as error:
             raise RequestError(str(error)) from None
-        return await self._session.get(
+        if outgoing is not None:
+            options["data"] = outgoing.body
+            options["headers"]["Content-Type"] = outgoing.content_type
+        return await self._session.request(
+            outgoing.method if outgoing is not None else "GET",
             server + path,
             params=query,
             proxy=self._access.proxy,
