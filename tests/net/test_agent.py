@@ -221,6 +221,8 @@ def test_udp_socket_of_an_endpoint_removed_while_no_agent_ran_is_released(
     udp.connect(VIP)
     name = udp.ask()
 
+    udp.settimeout(20)  # the agent has to start first
+
     agent.kill()
     lab.remove_endpoint(name)
     agent.start()
@@ -275,7 +277,7 @@ def test_agent_that_starts_with_a_bad_file_keeps_what_is_programmed(
     log_end = len(agent.log.read_text())
 
     agent.start()
-    line = wait_log(agent, "state.yaml line ", after=log_end)
+    line = wait_log(agent, "state.yaml line ", after=log_end, within_s=20)
     ready = get(agent, "/healthz").status
     served = answers(client)
     lab.write_state(good)

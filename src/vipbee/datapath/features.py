@@ -33,6 +33,7 @@ SWEEP_PROGRAMS = {
     "vipbee_orphans_pod": MapName.NAT_POD,
 }
 """Iterators, and the map each walks; in this order."""
+SWEEP_ITERATOR = next(iter(SWEEP_PROGRAMS))
 
 PACKET_MAPS = tuple(
     str(name)
@@ -129,7 +130,7 @@ def probe_features() -> Features:
         coarse_clock=_kernel_has_symbol("BPF_FUNC_ktime_get_coarse_ns"),
         fib_skip_neighbour=_kernel_has_symbol("BPF_FIB_LOOKUP_SKIP_NEIGH"),
         fib_mtu=_kernel_has_symbol("mtu_result"),  # a member of its parameters
-        sweep_iterators=try_load(*SWEEP_PROGRAMS) is None,
+        sweep_iterators=try_load(SWEEP_ITERATOR) is None,
     )
 
 
