@@ -316,6 +316,8 @@ enum device_flag {
 	DEVICE_UPLINK = 1, /* runs vipbee_uplink_in and _out */
 	DEVICE_POD = 2, /* host side of a pod's device: runs vipbee_pod_in and _out */
 	DEVICE_L3 = 4, /* no Ethernet header: runs the _l3 twins of the programs */
+	DEVICE_LOOPBACK =
+		8, /* runs vipbee_uplink_out: a NodePort of the node dialled from itself */
 };
 
 /* Every device packets may leave by, also without a program; key: ifindex. */

@@ -51,7 +51,7 @@ static __noinline int answer_echo(struct __sk_buff *ctx, const struct packet *p)
 	if (p->family == 4 ? rewrite_ipv4(ctx, p->l2 ? ETHERNET_HEADER : 0, &outer, 0, 0)
 			   : rewrite_ipv6(ctx, p->l2 ? ETHERNET_HEADER : 0, &outer, 0))
 		return TC_ACT_SHOT;
-	return renew_hops(ctx, p) ? TC_ACT_SHOT : send_back(ctx, p->l2);
+	return renew_hops(ctx, p) ? TC_ACT_SHOT : send_back(ctx, p->l2, 0);
 }
 
 #endif

@@ -15,6 +15,7 @@
 #include "maps.h"
 #include "packet.h"
 
+#define LOOPBACK_IFINDEX 1 /* in every namespace */
 #define AF_INET_ 2
 #define AF_INET6_ 10
 

@@ -13,6 +13,7 @@
 #include "conntrack_seen.h"
 #include "packet.h"
 #include "packet_apply.h"
+#include "to_node.h"
 
 /* `redirected`: which kind of connection is restored at this hook. */
 static __always_inline int from_backend(struct __sk_buff *ctx, struct packet *p, __u32 l2,
@@ -52,6 +53,8 @@ static __always_inline int from_backend(struct __sk_buff *ctx, struct packet *p,
 		if (ct->last_seen != now)
 			ct->last_seen = now;
 	}
+	if (redirected && nat->flags & CONNTRACK_NODE_CLIENT)
+		return to_program(ctx, p, l2, &to);
 	return redirected ? forward(ctx, p, l2, &to) : translate(ctx, p, l2, &to, NULL);
 }
 

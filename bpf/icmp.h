@@ -38,6 +38,7 @@ struct icmp_translation {
 	struct address source; /* and the error itself */
 	struct address destination;
 	__u8 redirect;
+	__u8 to_node; /* whose program is the client */
 };
 
 /* Too large for the stack; lives in struct draft. */
@@ -165,6 +166,7 @@ static __noinline int find_quoted(const struct packet *p, enum zone zone, const 
 		if (same_address(&p->tuple.source, &quote->tuple.destination))
 			to->source = nat->original.destination;
 		to->redirect = nat->flags & CONNTRACK_REDIRECT;
+		to->to_node = nat->flags & CONNTRACK_NODE_CLIENT;
 		return 1;
 	}
 	if (!entering) /* about a reply: only the client's side says that */

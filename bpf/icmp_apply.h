@@ -59,7 +59,7 @@ static __noinline int icmp_error(struct __sk_buff *ctx, const struct packet *p, 
 		return TC_ACT_UNSPEC; /* restored where it comes in */
 	if (checksum_is_wrong(ctx, p))
 		return dropped(REASON_ICMP_MALFORMED);
-	if (!to->redirect)
+	if (!to->redirect || to->to_node)
 		return rewrite_icmp_error(ctx, p, &work->quote, to, 0)
 			       ? dropped(REASON_REWRITE_FAILED)
 			       : TC_ACT_UNSPEC;

@@ -64,6 +64,51 @@ static __always_inline enum verdict choose_path(struct __sk_buff *ctx, const str
 }
 
 /*
+ * Of a program of this node: always by routing, since the stack has sent the packet elsewhere.
+ * `zone` becomes the one of the hook that the reply comes in by.
+ */
+static __always_inline enum verdict
+choose_path_from_node(struct __sk_buff *ctx, const struct packet *p, const struct choice *choice,
+		      struct conntrack *ct, struct route *route, enum zone *zone)
+{
+	const struct address *address;
+	enum verdict verdict = VERDICT_TRANSLATE;
+	const struct device *device;
+	enum route_result result;
+	__u32 flags;
+
+	ct->source = p->tuple.source;
+	ct->flags = CONNTRACK_NODE_CLIENT;
+	*zone = ZONE_OUTSIDE;
+	result = find_route(ctx, p, &p->tuple.source, &choice->address, route);
+	if (result == ROUTE_NONE)
+		return drop(REASON_NO_ROUTE);
+	if (result == ROUTE_TOO_BIG)
+		return VERDICT_TOO_BIG;
+	if (result == ROUTE_FOUND) {
+		verdict = VERDICT_REDIRECT;
+		ct->flags |= CONNTRACK_REDIRECT;
+	} else {
+		route->ifindex = LOOPBACK_IFINDEX;
+	}
+	device = device_of(route->ifindex);
+	if (result == ROUTE_FOUND &&
+	    (is_on_node(choice->backend_id) || (device && device->flags & DEVICE_POD)))
+		*zone = ZONE_POD;
+	/* another node answers to an address of the device it got the packet from */
+	flags = find_address_flags(&p->tuple.source);
+	if (!(flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)) &&
+	    (*zone == ZONE_POD || result == ROUTE_LOCAL || route->ifindex == ctx->ifindex))
+		return verdict;
+	address = device ? device_address(device, p->family) : NULL;
+	if (!address)
+		return drop(REASON_SNAT_NO_ADDRESS);
+	ct->source = *address;
+	ct->flags |= CONNTRACK_SOURCE_NAT;
+	return verdict;
+}
+
+/*
  * The tuple the packet gets, and both halves of the connection. `route` is filled for
  * VERDICT_REDIRECT and VERDICT_TOO_BIG.
  */
@@ -87,7 +132,8 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 		return drop(REASON_FLOW_NOT_STORED);
 	ct = &draft->conntrack;
 	__builtin_memset(ct, 0, sizeof(*ct));
-	verdict = choose_path(ctx, p, zone, &choice, ct, route);
+	verdict = p->from_node ? choose_path_from_node(ctx, p, &choice, ct, route, &zone)
+			       : choose_path(ctx, p, zone, &choice, ct, route);
 	if (verdict != VERDICT_TRANSLATE && verdict != VERDICT_REDIRECT)
 		return verdict;
 	ct->backend = choice.address;
@@ -101,6 +147,8 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 		ct->client_seen = SEEN_SYN;
 	if (p->replaces)
 		forget(zone, &p->tuple);
+	if (p->replaces && p->from_node) /* its old backend's way may have been the other */
+		forget(zone == ZONE_POD ? ZONE_OUTSIDE : ZONE_POD, &p->tuple);
 	reply_of(ct, p->tuple.protocol, &draft->reply);
 	fill_nat(&draft->nat, &p->tuple, ct);
 	if (claim_port(ctx, p, zone, draft)) {

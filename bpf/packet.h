@@ -55,7 +55,8 @@ struct packet {
 	__u8 icmp_type;
 	__u8 l4_header; /* TCP only: bytes of its header */
 	__u8 replaces; /* an old connection has this tuple */
-	__u8 pad[3];
+	__u8 from_node; /* the client is a program of this node */
+	__u8 pad[2];
 };
 
 enum parsed {

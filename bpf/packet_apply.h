@@ -33,7 +33,7 @@ static __always_inline int translate(struct __sk_buff *ctx, const struct packet 
 
 	if (p->fragment == FIRST_FRAGMENT)
 		remember_fragment(p);
-	if (rewrite(ctx, p, l2, to, !!route))
+	if (rewrite(ctx, p, l2, to, route && !p->from_node)) /* the node's own: its first hop */
 		return dropped(REASON_REWRITE_FAILED);
 	if (!route)
 		return TC_ACT_UNSPEC;
@@ -45,7 +45,7 @@ static __always_inline int translate(struct __sk_buff *ctx, const struct packet 
  * A copy in memory the verifier does not track: what is rare is verified once, not once
  * for each combination of family, protocol and headers that can lead there.
  */
-static __always_inline const struct packet *set_aside(const struct packet *p)
+static __always_inline struct packet *set_aside(const struct packet *p)
 {
 	__u32 key = 0;
 	struct draft *draft = bpf_map_lookup_elem(&drafts, &key);
@@ -53,7 +53,7 @@ static __always_inline const struct packet *set_aside(const struct packet *p)
 	_Static_assert(sizeof(*p) <= sizeof(draft->packet), "struct draft has room");
 	if (draft)
 		__builtin_memcpy(draft->packet, p, sizeof(*p));
-	return draft ? (const struct packet *)draft->packet : NULL;
+	return draft ? (struct packet *)draft->packet : NULL;
 }
 
 static __always_inline int expired(struct __sk_buff *ctx, const struct packet *p)

@@ -123,7 +123,7 @@ static __noinline enum verdict try_to_choose(const struct packet *p, enum zone z
 			return VERDICT_PASS;
 		if (zone == ZONE_OUTSIDE && !config.cluster_ip_from_outside)
 			return drop(REASON_CLUSTER_IP_OUTSIDE);
-		if (is_martian_source(&p->tuple))
+		if (!p->from_node && is_martian_source(&p->tuple))
 			return drop(REASON_MARTIAN);
 		count_reason(REASON_UNKNOWN_PORT);
 		return VERDICT_REFUSE;
@@ -132,12 +132,13 @@ static __noinline enum verdict try_to_choose(const struct packet *p, enum zone z
 	    !config.cluster_ip_from_outside)
 		return drop(REASON_CLUSTER_IP_OUTSIDE);
 	if (p->tuple.protocol == IPPROTO_TCP && !is_clean_syn(p)) {
-		if (!(flags & ADDRESS_NODE))
+		/* the node's may be older than the Service: a ClusterIP's go nowhere (R36) */
+		if (!(flags & ADDRESS_NODE) && (!p->from_node || flags & ADDRESS_CLUSTER_IP))
 			return drop(REASON_NO_CONNECTION);
 		count_reason(REASON_NODE_CONNECTION);
 		return VERDICT_PASS;
 	}
-	if (is_martian_source(&p->tuple))
+	if (!p->from_node && is_martian_source(&p->tuple))
 		return drop(REASON_MARTIAN);
 	if (frontend.flags & FRONTEND_SOURCE_RANGES &&
 	    !source_allowed(&p->tuple, frontend.service_id))

@@ -67,7 +67,8 @@ static __always_inline int may_answer(void)
 	return 1;
 }
 
-static __always_inline int send_back(struct __sk_buff *ctx, __u32 l2)
+/* Where it came from: out of the device, or into the stack if the node itself has asked. */
+static __always_inline int send_back(struct __sk_buff *ctx, __u32 l2, int from_node)
 {
 	__u8 from[6], to[6];
 
@@ -78,7 +79,7 @@ static __always_inline int send_back(struct __sk_buff *ctx, __u32 l2)
 		    bpf_skb_store_bytes(ctx, 6, to, sizeof(to), 0))
 			return TC_ACT_SHOT;
 	}
-	return bpf_redirect(ctx->ifindex, 0);
+	return bpf_redirect(ctx->ifindex, from_node ? BPF_F_INGRESS : 0);
 }
 
 static __always_inline void answer_ipv4(struct iphdr *ip, const struct packet *p, __u8 protocol,
@@ -184,7 +185,7 @@ static __noinline int send_reset(struct __sk_buff *ctx, const struct packet *p)
 		if (bpf_skb_store_bytes(ctx, l2, &answer, sizeof(answer), 0))
 			return TC_ACT_SHOT;
 	}
-	return send_back(ctx, l2);
+	return send_back(ctx, l2, p->from_node);
 }
 
 static __noinline int send_icmp4(struct __sk_buff *ctx, const struct packet *p, enum answer kind,
@@ -217,7 +218,7 @@ static __noinline int send_icmp4(struct __sk_buff *ctx, const struct packet *p, 
 	if (bpf_skb_change_tail(ctx, l2 + length, 0) ||
 	    bpf_skb_store_bytes(ctx, l2, &answer, length, 0))
 		return TC_ACT_SHOT;
-	return send_back(ctx, l2);
+	return send_back(ctx, l2, p->from_node);
 }
 
 static __noinline int send_icmp6(struct __sk_buff *ctx, const struct packet *p, enum answer kind,
@@ -257,7 +258,7 @@ static __noinline int send_icmp6(struct __sk_buff *ctx, const struct packet *p, 
 	if (bpf_skb_change_tail(ctx, l2 + length, 0) ||
 	    bpf_skb_store_bytes(ctx, l2, &answer, length, 0))
 		return TC_ACT_SHOT;
-	return send_back(ctx, l2);
+	return send_back(ctx, l2, p->from_node);
 }
 
 /* Tell the sender. The caller has counted why. */

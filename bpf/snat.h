@@ -21,6 +21,9 @@
 #define TCP_LISTEN_ 10
 #define PRIVILEGED_PORTS 1024
 
+/* Connections whose replies come to an address of this node. */
+#define NEEDS_SNAT_PORT (CONNTRACK_SOURCE_NAT | CONNTRACK_NODE_CLIENT)
+
 static __always_inline int is_node_port_number(__u16 port)
 {
 	return port >= config.node_port_first && port <= config.node_port_last;
@@ -171,7 +174,7 @@ static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, 
 {
 	__be16 wanted = p->tuple.source_port;
 
-	if (!(draft->nat.flags & CONNTRACK_SOURCE_NAT) || is_snat_port(bpf_ntohs(wanted))) {
+	if (!(draft->nat.flags & NEEDS_SNAT_PORT) || is_snat_port(bpf_ntohs(wanted))) {
 		draft->reply.destination_port = wanted;
 		if (try_port(ctx, p, zone, draft))
 			return 0;

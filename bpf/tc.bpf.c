@@ -3,7 +3,8 @@
  * The packet hooks: clients that no socket hook sees. Included by vipbee.bpf.c.
  *
  *   uplink_in    from outside: translate, or restore the reply of a remote backend
- *   uplink_out   to outside: restore the reply of a local backend
+ *   uplink_out   to outside: restore the reply of a local backend; translate what programs of
+ *                the node send to VIPs; also at the egress of loopback
  *   pod_in       from a pod: translate, or restore the reply of a pod to itself
  *   pod_out      to a pod: restore the reply of its backend
  *
@@ -16,6 +17,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "address_filter.h"
 #include "config.h"
 #include "conntrack.h"
 #include "count.h"
@@ -23,6 +25,7 @@
 #include "fragment.h"
 #include "from_backend.h"
 #include "from_client.h"
+#include "from_node.h"
 #include "icmp_apply.h"
 #include "martian.h"
 #include "packet.h"
@@ -83,11 +86,21 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 
 static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
-	const struct packet *aside;
+	struct packet *aside;
 	struct packet p = {};
 	enum parsed parsed;
 
-	if (parse_l3(ctx, &p, l2) != PARSED || p.fragment == OVERLAPPING_FRAGMENT)
+	parsed = parse_l3(ctx, &p, l2);
+	if (parsed == PARSED_OTHER || parsed == PARSED_MALFORMED)
+		return TC_ACT_UNSPEC;
+	if (zone == ZONE_OUTSIDE && may_be_known(&p.tuple.destination)) {
+		p.address_flags = find_address_flags(&p.tuple.destination);
+		if (p.address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)) {
+			aside = set_aside(&p);
+			return aside ? leave_for_vip(ctx, aside, l2, parsed) : TC_ACT_UNSPEC;
+		}
+	}
+	if (parsed != PARSED || p.fragment == OVERLAPPING_FRAGMENT)
 		return TC_ACT_UNSPEC;
 	if (zone == ZONE_OUTSIDE && is_unallocated(&p.tuple.destination))
 		return dropped(REASON_UNALLOCATED);
@@ -98,7 +111,15 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 		aside = set_aside(&p);
 		return aside ? icmp_error(ctx, aside, zone, 0) : TC_ACT_UNSPEC;
 	}
-	return parsed == PARSED ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;
+	if (parsed != PARSED)
+		return TC_ACT_UNSPEC;
+	/* at loopback: a program of the node asks for a NodePort of it */
+	if (p.address_flags & ADDRESS_OWN && !(p.address_flags & ADDRESS_HOST_ONLY) &&
+	    is_node_port_number(bpf_ntohs(p.tuple.destination_port))) {
+		aside = set_aside(&p);
+		return aside ? from_node(ctx, aside, l2) : TC_ACT_UNSPEC;
+	}
+	return from_backend(ctx, &p, l2, zone, 0);
 }
 
 SEC("tc")

@@ -153,6 +153,7 @@ class DeviceFlag(IntFlag):
     UPLINK = 1
     POD = 2
     L3 = 4
+    LOOPBACK = 8
 
 
 class ConntrackFlag(IntFlag):

@@ -26,6 +26,7 @@ from vipbee.datapath.device_roles import Role, decide_roles, render_devices
 from vipbee.datapath.devices import device_changes, read_devices
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest
+from vipbee.datapath.loopback import accept_own_addresses
 from vipbee.errors import CapacityError, KernelError
 from vipbee.model import Problem
 
@@ -82,6 +83,7 @@ class PacketLayer:
         self._service_cidrs: tuple[Cidr, ...] | None = None  # None: an earlier process's
         self._failures: Mapping[str, str] = {}
         self._has_uplink = True
+        self._closed_loopback = ""
 
     def set_service_cidrs(self, cidrs: tuple[Cidr, ...]) -> None:
         """Drop packets to addresses in there that no Service has (R38)."""
@@ -125,6 +127,7 @@ class PacketLayer:
             self._failures = {"": str(error)}
             log.error("devices cannot be followed", reason=str(error))
             return
+        self._closed_loopback = accept_own_addresses()
         self._has_uplink = any(role.flags & DeviceFlag.UPLINK for role in roles.values())
         self._note(done, by="tcx" if self._hooks.uses_tcx else "clsact")
 
@@ -143,6 +146,8 @@ class PacketLayer:
         if not self._has_uplink:
             message = "no uplink device was found: name it with --devices"
             found.append(Problem(SUBJECT, message, is_error=False))
+        if self._closed_loopback:
+            found.append(Problem(SUBJECT, self._closed_loopback, is_error=False))
         return found
 
     def _note(self, done: Attached, *, by: str) -> None:
@@ -183,7 +188,12 @@ def _node_addresses(roles: Mapping[int, Role]) -> list[bytes]:
             item[0],
         ),
     )
-    return [address for _, role in preferred for address, _ in role.device.addresses]
+    return [
+        address
+        for _, role in preferred
+        for address, _ in role.device.addresses
+        if not role.device.is_loopback
+    ]
 
 
 async def _changes_or_time() -> AsyncGenerator[None, None]:

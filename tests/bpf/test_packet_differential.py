@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.corpus import corpus, established
-from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
+from tests.support.packet_model.dialogue import Dialogue, from_node, from_pod, outside
 from tests.support.packet_model.generate import PAYLOAD, Segment, mutated, truncations
 from tests.support.packet_model.invariants import no_tuple_is_shared
 from tests.support.packet_model.lab import (
@@ -34,6 +34,7 @@ from tests.support.packet_model.lab import (
     BY_FAMILY,
     HERE,
     HERE_TWIN,
+    HOST,
     REMOTE,
     SELF,
     STICKY,
@@ -142,16 +143,21 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(
         family=st.sampled_from([4, 6]),
-        case=st.sampled_from([ANY, HERE, REMOTE, TWIN, HERE_TWIN, SELF, STICKY]),
+        case=st.sampled_from([ANY, HERE, REMOTE, TWIN, HERE_TWIN, SELF, STICKY, HOST]),
         kind=st.sampled_from([FrontendKind.NODE_PORT, FrontendKind.LOAD_BALANCER]),
         protocol=st.sampled_from([TCP, UDP]),
         port=st.integers(40000, 40002),
-        pod=st.booleans(),
+        start=st.sampled_from([outside, from_pod, from_node]),
     )
     def begins(
-        self, family: int, case: Case, kind: FrontendKind, protocol: int, port: int, pod: bool
+        self,
+        family: int,
+        case: Case,
+        kind: FrontendKind,
+        protocol: int,
+        port: int,
+        start: Callable[..., Dialogue],
     ) -> None:
-        start = from_pod if pod else outside
         talk = start(self.bench, BY_FAMILY[family], case, kind, protocol, port)
         talk.say()
         self.talks.append(talk)

@@ -224,7 +224,7 @@ def _namespace() -> Iterator[dict[str, int]]:
                 _enter(inside.fileno())
             for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
                 Path("/proc/sys/net", switch).write_text("1")  # bpf_fib_lookup() asks for it
-            yield {device: _ifindex(device) for device in _DEVICES}
+            yield {device: _ifindex(device) for device in ("lo", *_DEVICES)}
         finally:
             _enter(before.fileno())
             subprocess.run(["ip", "netns", "del", name], check=True)

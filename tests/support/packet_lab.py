@@ -3,7 +3,7 @@
 
 node-1  near-0 (in the Service)   plain-1, sealed-1 (sandboxed)   ← VIPs arrive here
 node-2  far-0  (in the Service)   plain-2
-node-3  no pod                                                    ← nor an endpoint
+node-3  host-3 (a program of the node), sealed-3                  ← VIPs find no pod here
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ nodes:
       - {{name: plain-2}}
   - name: node-3
     pods:
+      - {{name: host-3, app: host, hostNetwork: true, servers: ["nginx:8080", "echo:7000"]}}
       - {{name: sealed-3, sandboxed: true}}
 services:
   - {cluster}
@@ -44,10 +45,22 @@ services:
   - {empty}
   - {sealed}
   - {ranged}
+  - {inward}
+  - {host}
 """
 PORTS = {"http": (80, 8080, "TCP"), "echo": (7000, 7000, "TCP"), "echo-udp": (7000, 7000, "UDP")}
 PORTS |= {"dns": (53, 53, "UDP"), "dns-tcp": (53, 53, "TCP")}
-NUMBERS = {"cluster": 10, "local": 20, "lone": 30, "empty": 40, "sealed": 50, "ranged": 54}
+NUMBERS = {
+    "cluster": 10,
+    "local": 20,
+    "lone": 30,
+    "empty": 40,
+    "sealed": 50,
+    "ranged": 54,
+    "inward": 45,
+    "host": 35,
+}
+NUMBERS |= {"late": 25}
 """Service → last part of its addresses; its NodePorts are 30000 + 10 × this + the port's."""
 NODE_PORTS = {"http": 0, "echo": 1, "echo-udp": 1, "dns": 2, "dns-tcp": 2}
 
@@ -69,29 +82,40 @@ def node_port(service: str, port: str) -> int:
 
 
 @contextmanager
-def packet_lab(network: str, name: str, *, config: str = "") -> Iterator[Lab]:
+def packet_lab(
+    network: str, name: str, *, config: str = "", options: tuple[str, ...] = ()
+) -> Iterator[Lab]:
     """A lab whose agents run the packet layer; `config` adds lines to their configuration."""
     topology = parse_topology(topology_text(network))
     with Lab.up(topology, name=name, agents=False) as lab:
         path = Path(lab.directory) / "agent.yaml"
         path.write_text(CONFIG + config)
-        lab.start_agents((f"--config={path}",))
+        lab.start_agents((f"--config={path}", *options))
         yield lab
+
+
+def route_everything_to_the_client(lab: Lab) -> None:
+    """A default route for the nodes, to where nothing is answered or forwarded."""
+    for node in lab.nodes:
+        node.run(["ip", "route", "replace", "default", "via", lab.client.ipv4], check=True)
+        node.run(["ip", "-6", "route", "add", "default", "via", lab.client.ipv6], check=True)
 
 
 def topology_text(network: str) -> str:
     return TOPOLOGY.format(
         network=network,
-        cluster=_service("cluster", "web"),
-        local=_service("local", "web", externalTrafficPolicy="Local"),
-        lone=_service("lone", "lone", externalTrafficPolicy="Local"),
-        empty=_service("empty", "nobody"),
-        sealed=_service("sealed", "sealed"),
-        ranged=_service("ranged", "web", loadBalancerSourceRanges=["172.30.0.0/24"]),
+        cluster=service("cluster", "web"),
+        local=service("local", "web", externalTrafficPolicy="Local"),
+        lone=service("lone", "lone", externalTrafficPolicy="Local"),
+        empty=service("empty", "nobody"),
+        sealed=service("sealed", "sealed"),
+        inward=service("inward", "web", internalTrafficPolicy="Local"),
+        host=service("host", "host"),
+        ranged=service("ranged", "web", loadBalancerSourceRanges=["172.30.0.0/24"]),
     )
 
 
-def _service(name: str, app: str, **spec: object) -> dict[str, object]:
+def service(name: str, app: str, **spec: object) -> dict[str, object]:
     """As flow-style YAML: the repr of plain dicts, lists and strings is just that."""
     ports = [
         {

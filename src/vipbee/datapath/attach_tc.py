@@ -70,7 +70,7 @@ class PacketHooks:
         wanted = dict(sorted(wanted.items(), key=lambda item: item[1].flags & DeviceFlag.POD))
         done.removed = self._remove_links_except(wanted)
         for ifindex, role in wanted.items():
-            for direction in Direction:
+            for direction in directions(role.flags):
                 name = program_name(role.flags, direction)
                 try:
                     if self._attach(ifindex, direction, name):
@@ -147,6 +147,11 @@ class PacketHooks:
         for name in names:
             self._directory.remove("links", name)
         return len(names)
+
+
+def directions(flags: DeviceFlag) -> tuple[Direction, ...]:
+    """Where a device with this role has a program."""
+    return (Direction.EGRESS,) if flags & DeviceFlag.LOOPBACK else tuple(Direction)
 
 
 def program_name(flags: DeviceFlag, direction: Direction) -> str:

@@ -13,6 +13,7 @@ Lists given by the operator decide alone; without them:
     bridge: has a port that is no pod's, and a global address           uplink
     everything else with a global address                               uplink
 
+Loopback is met by the node's own packets for itself, a NodePort for one: its egress only.
 A bridge with pods only (cni0, docker0) is neither: its pods' packets have passed the
 programs of their own devices.
 """
@@ -60,11 +61,11 @@ _HOST_PREFIXES = frozenset(((4, 32), (6, 128)))
 @dataclass(frozen=True, slots=True)
 class Role:
     device: Device
-    flags: DeviceFlag  # UPLINK or POD or neither; L3 without Ethernet header
+    flags: DeviceFlag  # UPLINK, POD, LOOPBACK or none of them; L3 without Ethernet header
 
     @property
     def is_attached(self) -> bool:
-        return bool(self.flags & (DeviceFlag.UPLINK | DeviceFlag.POD))
+        return bool(self.flags & (DeviceFlag.UPLINK | DeviceFlag.POD | DeviceFlag.LOOPBACK))
 
 
 def decide_roles(
@@ -73,7 +74,7 @@ def decide_roles(
     pods: Sequence[str] = (),
     pod_bridge: str = "",
 ) -> dict[int, Role]:
-    """The role of every device but loopback; patterns as --devices and --pod-devices.
+    """The role of every device; patterns as --devices and --pod-devices.
 
     Ports of `pod_bridge` are pods', as if --pod-devices named them.
     """
@@ -94,6 +95,7 @@ def decide_roles(
     found = {}
     for i, device in devices.items():
         if device.is_loopback:
+            found[i] = Role(device, DeviceFlag.LOOPBACK)
             continue
         flags = named[i] or DeviceFlag(0)
         if i in pod_indices:
@@ -116,7 +118,8 @@ def render_devices(
     values = np.zeros(len(keys), dtype=layouts["device"])
     for value, ifindex in zip(values, keys.tolist(), strict=True):
         role = roles[ifindex]
-        own = [address for address, _ in role.device.addresses]
+        # what stands on loopback is often a VIP, which nobody answers to
+        own = [] if role.device.is_loopback else [a for a, _ in role.device.addresses]
         for family, member in ((4, "v4"), (6, "v6")):
             address = _first(family, own) or _first(family, fallback)
             if address is not None:

@@ -11,6 +11,7 @@ it must come from and then follows the choice that was made. Slow, obvious, no I
     decide.py     which frontend, which set, which verdict (R35-R95)
     icmp.py       errors inside and out, refusals (D48-D67, D135)
     outcome.py    outcomes, choices, comparison with what was observed
+    node.py       programs of the node itself, where their packets leave
     model.py      the four hooks
     invariants.py what must hold over any sequence
     generate.py   Scapy packets, truncation, mutation

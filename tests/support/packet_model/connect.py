@@ -42,10 +42,10 @@ class Connecting:
         """`replaces`: a connection on the same tuple that is over (D75)."""
         alternatives: list[Alternative] = []
         for decision in decide(self.state.world, packet, at.zone):
-            alternatives += self._carried_out(decision, packet, at, replaces)
+            alternatives += self.carried_out(decision, packet, at, replaces)
         return tuple(alternatives)
 
-    def _carried_out(
+    def carried_out(
         self, decision: Decision, packet: Packet, at: At, replaces: Flow | None
     ) -> list[Alternative]:
         reasons = () if decision.reason is None else (decision.reason,)
@@ -77,7 +77,7 @@ class Connecting:
         limited = Outcome(
             Action.DROP, rule, reasons=reasons, may_count=frozenset({Reason.REFUSAL_LIMITED})
         )
-        if is_martian(self.state.world, packet):
+        if is_martian(self.state.world, packet) and not at.is_out:
             martian = Outcome(Action.DROP, "D146", reasons=(Reason.MARTIAN,))
             return [Alternative.of(martian), Alternative.of(limited)]
         if packet.protocol == TCP and packet.flags & RST:
@@ -153,7 +153,7 @@ class Connecting:
 
         def run(chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
             backend = chooser.backend(backends)
-            port = self._source_port(chooser, packet, at, backend, address, replaces)
+            port = self.source_port(chooser, packet, at, backend, address, replaces)
             source = Endpoint(address, port)
             flow = self._flow(packet, at, frontend, backend, source, is_redirected)
             (translation, *_) = self.translating.forward(flow, packet, at)
@@ -198,7 +198,7 @@ class Connecting:
 
     # ---- source port ---------------------------------------------------------------------
 
-    def _source_port(
+    def source_port(
         self,
         chooser: Chooser,
         packet: Packet,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tests.support.packet_model.answers import PORT_UNREACHABLE, TOO_BIG
-from tests.support.packet_model.dialogue import Dialogue, Sender, from_pod, outside
+from tests.support.packet_model.dialogue import Dialogue, Sender, from_node, from_pod, outside
 from tests.support.packet_model.generate import (
     PAYLOAD,
     Segment,
@@ -20,6 +20,7 @@ from tests.support.packet_model.lab import (
     ANY,
     BY_FAMILY,
     HERE,
+    HOST,
     NOBODY,
     NOT_HERE,
     RANGED,
@@ -52,6 +53,9 @@ def established(sender: Sender) -> list[Dialogue]:
             talks.append(outside(sender, family, REMOTE, FrontendKind.NODE_PORT, protocol))
             for case in (REMOTE, SELF):
                 talks.append(from_pod(sender, family, case, protocol=protocol))
+            for case in (REMOTE, HERE, HOST):
+                talks.append(from_node(sender, family, case, protocol=protocol))
+            talks.append(from_node(sender, family, HERE, FrontendKind.NODE_PORT, protocol))
     for talk in talks:
         talk.establish()
     return talks
@@ -67,7 +71,7 @@ def corpus(talks: list[Dialogue]) -> list[Base]:
 
 
 def _of_connection(name: str, talk: Dialogue) -> Iterator[Base]:
-    entry = (Hook.POD_IN, talk.from_pod) if talk.from_pod else (Hook.UPLINK_IN, "up0")
+    entry = talk.way_in
     there = Segment(talk.client, talk.frontend, talk.protocol, "PA", payload=PAYLOAD)
     back = Segment(talk.backend, talk.shown_client, talk.protocol, "PA", payload=PAYLOAD)
     router = packed(BY_FAMILY[there.family].router)
@@ -100,7 +104,12 @@ def _of_connection(name: str, talk: Dialogue) -> Iterator[Base]:
 def _without_connection(family: Addresses) -> Iterator[Base]:
     client = Endpoint(packed(family.client), 50000)
     pod = Endpoint(packed(family.pods[0]), 50000)
-    entries = ((Hook.UPLINK_IN, "up0", client), (Hook.POD_IN, "pod0", pod))
+    node = Endpoint(packed(family.node), 50000)
+    entries = (
+        (Hook.UPLINK_IN, "up0", client),
+        (Hook.POD_IN, "pod0", pod),
+        (Hook.UPLINK_OUT, "up0", node),
+    )
     for hook, device, source in entries:
         for protocol in (TCP, UDP):
             for case in (ANY, NOBODY, NOT_HERE, RANGED, STICKY):

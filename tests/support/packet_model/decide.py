@@ -47,6 +47,22 @@ def decide(world: World, packet: Packet, zone: Zone) -> tuple[Decision, ...]:
     return _for_frontend(world, packet, zone, frontend, flags)
 
 
+def decide_for_node(world: World, packet: Packet) -> tuple[Decision, ...]:
+    """The same for a program of the node: short-circuited like a pod's, its source its own."""
+    flags = world.flags(packet.destination)
+    frontend = world.lookup(packet.dialled, packet.protocol)
+    if frontend is None:
+        return _without_frontend(flags, Zone.POD)
+    if packet.protocol == TCP and not is_clean_syn(packet):
+        if flags & AddressFlag.NODE or not flags & AddressFlag.CLUSTER_IP:
+            # older than the Service, perhaps (R36)
+            return (_pass("D81, R94", Reason.NODE_CONNECTION),)
+        return (Decision(Kind.DROP, "D20, D81", Reason.NO_CONNECTION),)
+    if not world.source_allowed(frontend, packet.source):
+        return (Decision(Kind.DROP, "R80", Reason.SOURCE_RANGE),)
+    return (_choose_set(world, Zone.POD, frontend),)
+
+
 def _resolved_here(frontend: Frontend, flags: AddressFlag) -> bool:
     return frontend.kind != FrontendKind.NODE_PORT or bool(flags & AddressFlag.OWN)
 

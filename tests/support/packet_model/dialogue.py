@@ -52,6 +52,7 @@ class Dialogue:
     frontend: Endpoint
     protocol: int = TCP
     from_pod: str | None = None  # device of a pod that is the client
+    from_node: str | None = None  # device by which packets of a program of the node leave
     seen: Packet | None = None  # the client's last packet, as the backend saw it
 
     def say(self, flags: str = "S", **changes: object) -> Outcome:
@@ -60,13 +61,19 @@ class Dialogue:
         return self.say_frame(replace(segment, **changes).frame())
 
     def say_frame(self, frame: bytes) -> Outcome:
-        hook, device = (Hook.POD_IN, self.from_pod) if self.from_pod else (Hook.UPLINK_IN, "up0")
-        outcome = self.sender.send(hook, device, frame)
+        outcome = self.sender.send(*self.way_in, frame)
         if outcome.frame is not None:
             seen = parse(outcome.frame)
             assert isinstance(seen, Packet)
             self.seen = seen
         return outcome
+
+    @property
+    def way_in(self) -> tuple[Hook, str]:
+        """Where the client's packets meet a hook."""
+        if self.from_node:
+            return Hook.UPLINK_OUT, self.from_node
+        return (Hook.POD_IN, self.from_pod) if self.from_pod else (Hook.UPLINK_IN, "up0")
 
     @property
     def backend(self) -> Endpoint:
@@ -85,7 +92,8 @@ class Dialogue:
         segment = replace(segment, **changes)
         outcome = self.answer_frame(segment.frame())
         if outcome.frame is not None:
-            ttl = segment.ttl - (outcome.action is Action.REDIRECT)
+            is_forwarded = outcome.action is Action.REDIRECT and not self.from_node
+            ttl = segment.ttl - is_forwarded
             expected = replace(
                 segment, source=self.frontend, destination=self.client, ttl=ttl
             ).frame()
@@ -99,6 +107,11 @@ class Dialogue:
     def way_back(self) -> tuple[Hook, str]:
         """Where the backend's packets meet a hook that restores them."""
         flow = self.flow
+        if self.from_node and not flow.redirected:
+            return Hook.UPLINK_OUT, "lo"
+        if self.from_node and flow.zone is Zone.POD:
+            ifindex = self.sender.model.world.route(flow.backend.address)
+            return Hook.POD_IN, self.sender.model.world.devices[ifindex or 0].name
         if self.from_pod:
             return (Hook.POD_IN if flow.redirected else Hook.POD_OUT), self.from_pod
         if not flow.redirected:
@@ -109,9 +122,10 @@ class Dialogue:
     @property
     def flow(self) -> Flow:
         """The model's connection of this dialogue."""
-        zone = Zone.POD if self.from_pod else Zone.OUTSIDE
-        key = (zone, self.protocol, self.client, self.frontend)
-        return self.sender.model.tracker.forward[key]
+        known = self.sender.model.tracker.forward
+        zones = tuple(Zone) if self.from_node else (Zone.POD if self.from_pod else Zone.OUTSIDE,)
+        ends = (self.protocol, self.client, self.frontend)
+        return next(known[zone, *ends] for zone in zones if (zone, *ends) in known)
 
     def establish(self) -> None:
         """SYN, SYN-ACK, ACK; or three datagrams, so that both sides are known to live."""
@@ -149,3 +163,18 @@ def from_pod(
     """The pod behind pod0."""
     client = Endpoint(packed(family.pods[0]), port)
     return Dialogue(sender, client, dialled(family, case, kind, protocol), protocol, "pod0")
+
+
+def from_node(
+    sender: Sender,
+    family: Addresses,
+    case: Case,
+    kind: FrontendKind = FrontendKind.CLUSTER_IP,
+    protocol: int = TCP,
+    port: int = 40000,
+) -> Dialogue:
+    """A program of the node; NodePorts are on its own address, so by loopback."""
+    client = Endpoint(packed(family.node), port)
+    device = "lo" if kind == FrontendKind.NODE_PORT else "up0"
+    to = dialled(family, case, kind, protocol)
+    return Dialogue(sender, client, to, protocol, from_node=device)

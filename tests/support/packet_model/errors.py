@@ -74,7 +74,8 @@ class Errors:
         if quoted is None:
             return self._not_ours(packet, Reason.ICMP_MALFORMED, "D31, D57")
         quote = find_quote(quoted, self.state.tracker, at.zone, at.now, to_backend=True)
-        if quote is not None and quote.to_client and not quote.flow.redirected:
+        is_elsewhere = quote is not None and quote.to_client and not quote.flow.redirected
+        if quote is not None and is_elsewhere and not quote.flow.is_nodes:
             quote = None  # such errors are restored where they leave
         if quote is None:
             return self._not_ours(packet, Reason.ICMP_UNKNOWN, "D58, D62")
@@ -99,6 +100,17 @@ class Errors:
         if not quote.to_client and not flow.redirected:
             frame = translated(packet, quote, outer_source=packet.source, ttl_spent=0)
             return (Alternative.of(Outcome(Action.PASS, "D53", frame=frame)),)
+        if quote.to_client and flow.is_nodes:
+            return tuple(
+                Alternative.of(
+                    Outcome(
+                        Action.PASS,
+                        "D48-D56",
+                        frame=translated(packet, quote, outer_source=source, ttl_spent=0),
+                    )
+                )
+                for source in self._shown_sources(packet, quote)
+            )
         if packet.ttl <= 1:
             return (_dropped("D63", Reason.TTL_EXPIRED),)
         if quote.to_client:

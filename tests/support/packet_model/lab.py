@@ -27,7 +27,7 @@ from vipbee.abi import AddressFlag, BackendFlag, FrontendKind
 CLUSTER = BackendFlag.SERVING | BackendFlag.READY | BackendFlag.IN_CLUSTER
 ON_NODE = CLUSTER | BackendFlag.IN_LOCAL | BackendFlag.ON_NODE
 
-IFINDEXES: Mapping[str, int] = {"up0": 101, "up1": 102, "pod0": 103, "pod1": 104}
+IFINDEXES: Mapping[str, int] = {"lo": 1, "up0": 101, "up1": 102, "pod0": 103, "pod1": 104}
 """For runs of the model alone."""
 
 
@@ -110,6 +110,7 @@ TWIN = Case(18, 30088, ("remote0",))  # the same backend as REMOTE by another VI
 HERE_TWIN = Case(19, 30089, ("pod1",))
 LOCALLY = Case(20, 30090, ("pod1", "remote0"), policy_local=True)
 SECOND = Case(21, 30091, ("remote1",))  # leaves by the other uplink (D114)
+HOST = Case(22, 30092, ("host",))  # its backend is a program of the node
 CASES = (
     ANY,
     REMOTE,
@@ -123,6 +124,7 @@ CASES = (
     HERE_TWIN,
     LOCALLY,
     SECOND,
+    HOST,
 )
 
 PORTS = {TCP: (80, 8080), UDP: (53, 5353)}
@@ -131,7 +133,7 @@ PORTS = {TCP: (80, 8080), UDP: (53, 5353)}
 
 def lab_world(ifindexes: Mapping[str, int] = IFINDEXES) -> World:
     world = World()
-    for name, addresses in (("up0", 0), ("up1", 1), ("pod0", 0), ("pod1", 0)):
+    for name, addresses in (("lo", 0), ("up0", 0), ("up1", 1), ("pod0", 0), ("pod1", 0)):
         node = [(a.node, a.second_node)[addresses] for a in (V4, V6)]
         world.devices[ifindexes[name]] = Device(
             ifindex=ifindexes[name],
@@ -139,6 +141,7 @@ def lab_world(ifindexes: Mapping[str, int] = IFINDEXES) -> World:
             is_pod=name.startswith("pod"),
             v4=packed(node[0]),
             v6=packed(node[1]),
+            mtu=65536 if name == "lo" else 1500,
         )
     for family in (V4, V6):
         _add_network(world, family, ifindexes)
@@ -178,11 +181,12 @@ def _add_service(
         "pod1": family.pods[1],
         "remote0": family.remotes[0],
         "remote1": family.remotes[1],
+        "host": family.node,
     }
     ids, local = [], []
     for name in case.backends:
         backend_id = len(world.backends) + 1
-        is_here = name.startswith("pod")
+        is_here = not name.startswith("remote")
         flags = ON_NODE if is_here else CLUSTER
         world.add_backend(
             Backend(backend_id, packed(where[name]), target, protocol, service_id, flags)

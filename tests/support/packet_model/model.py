@@ -14,6 +14,7 @@ from enum import StrEnum
 from tests.support.packet_model.connect import Connecting
 from tests.support.packet_model.decide import is_clean_syn
 from tests.support.packet_model.errors import Errors
+from tests.support.packet_model.node import NodeClients
 from tests.support.packet_model.outcome import (
     Action,
     Alternative,
@@ -68,6 +69,7 @@ class Model:
         self.translating = Translating(self.state)
         self.connecting = Connecting(self.state, self.translating)
         self.errors = Errors(self.state, self.translating)
+        self.node = NodeClients(self.state, self.translating, self.connecting)
 
     @property
     def world(self) -> World:
@@ -97,7 +99,7 @@ class Model:
     ) -> tuple[Alternative, ...]:
         """Everything the rules accept here, preferred first. Changes nothing yet."""
         device = self.world.devices[ifindex]
-        at = At(hook.zone, ifindex, now, device.has_ethernet)
+        at = At(hook.zone, ifindex, now, device.has_ethernet, is_out=not hook.is_inbound)
         packet = parse(
             frame,
             has_ethernet=device.has_ethernet,
@@ -163,7 +165,7 @@ class Model:
             at.zone, packet.protocol, packet.client, packet.dialled, at.now
         )
         if flow is not None and flow.redirected:
-            return self.translating.backward_redirected(flow, packet, at)
+            return self._backward(flow, packet, at)
         flow = self.tracker.find_forward(
             at.zone, packet.protocol, packet.client, packet.dialled, at.now
         )
@@ -173,6 +175,11 @@ class Model:
                 return (*follows, *self.connecting.new(packet, at, replaces=flow))
             return follows
         return self.connecting.new(packet, at, replaces=flow)
+
+    def _backward(self, flow: Flow, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        if flow.is_nodes:
+            return self.node.reply(flow, packet, at)
+        return self.translating.backward_redirected(flow, packet, at)
 
     def _later_fragment_in(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         """D22, D25-D29: as the first one went; an orphan goes nowhere near a backend."""
@@ -195,7 +202,7 @@ class Model:
                 dropped("its connection is gone", Reason.NO_CONNECTION),
             )
         if flow.reply_key == (at.zone, packet.protocol, with_ports.client, with_ports.dialled):
-            return self.translating.backward_redirected(flow, with_ports, at)
+            return self._backward(flow, with_ports, at)
         return self.translating.forward(flow, with_ports, at)
 
     def _orphan(self, packet: Packet) -> tuple[Alternative, ...]:
@@ -215,6 +222,8 @@ class Model:
     # ---- out -----------------------------------------------------------------------------
 
     def _outbound(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
+        if self.node.concerns(packet, at):
+            return self.node.out(packet, at)
         if packet.is_icmp and not packet.is_later_fragment:
             return self.errors.icmp_out(packet, at)
         if packet.protocol not in (TCP, UDP) or packet.defect is not None:

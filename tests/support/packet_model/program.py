@@ -11,7 +11,7 @@ from tests.support.packet_model.tracking import Zone
 from tests.support.packet_model.wire import Endpoint
 from tests.support.packet_model.world import Backend, Frontend, World
 from vipbee.abi import DeviceFlag, FrontendFlag, Layouts
-from vipbee.datapath import syscall
+from vipbee.datapath import address_filter, syscall
 
 MAPPED = bytes(10) + b"\xff\xff"
 
@@ -46,6 +46,10 @@ class Tables:
         first = 1
         for frontend in world.frontends.values():
             first = self._put_frontend(frontend, first)
+        known = b"".join(mapped(address) for address in world.addresses)
+        address_filter.add(
+            self.fd_of("address_filter"), np.frombuffer(known, dtype=self.layouts["address"])
+        )
         for address, flags in world.addresses.items():
             self._put("addresses", mapped(address), np.array([int(flags)], dtype=np.uint32))
         for device in world.devices.values():

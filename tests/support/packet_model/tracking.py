@@ -54,6 +54,7 @@ class Flow:
     redirected: bool  # both directions bypass the stack
     last_seen: int
     established: bool = False
+    is_nodes: bool = False  # the client is a program of the node
     from_client: Side = field(default_factory=Side)
     from_backend: Side = field(default_factory=Side)
 

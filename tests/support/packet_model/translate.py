@@ -26,6 +26,7 @@ class At:
     ifindex: int
     now: int
     has_ethernet: bool
+    is_out: bool = False  # leaving: so the sender is this node
 
 
 class Translating:
@@ -36,7 +37,7 @@ class Translating:
         """To the backend."""
 
         def commit() -> None:
-            self._note(flow, packet, at, from_client=True)
+            self.note(flow, packet, at, from_client=True)
 
         source = flow.source if flow.source != flow.client else None
         if not flow.redirected:
@@ -48,7 +49,7 @@ class Translating:
         """From a remote backend, or the hairpin's second half."""
 
         def commit() -> None:
-            self._note(flow, packet, at, from_client=False)
+            self.note(flow, packet, at, from_client=False)
 
         return self.redirected(packet, at, flow.frontend, flow.client, commit)
 
@@ -56,13 +57,13 @@ class Translating:
         """From a backend on this node, on its way out (R121)."""
 
         def commit() -> None:
-            self._note(flow, packet, at, from_client=False)
+            self.note(flow, packet, at, from_client=False)
 
         destination = flow.client if flow.client != flow.source else None
         frame = rewritten(packet, source=flow.frontend, destination=destination)
         return (self.to_stack(frame, "R121", commit),)
 
-    def _note(self, flow: Flow, packet: Packet, at: At, *, from_client: bool) -> None:
+    def note(self, flow: Flow, packet: Packet, at: At, *, from_client: bool) -> None:
         self.state.note_fragment(packet, at.now)
         if packet.is_later_fragment:
             return  # shows no flags; whether it refreshes is nobody's business

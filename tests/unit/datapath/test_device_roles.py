@@ -7,6 +7,7 @@ import pytest
 
 from vipbee.abi import DeviceFlag
 from vipbee.address import parse_address
+from vipbee.datapath.attach_tc import Direction, directions, program_name
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.device_roles import decide_roles, matches, render_devices
 from vipbee.datapath.devices import Device
@@ -32,7 +33,7 @@ def roles(
     *devices: Device, uplinks: tuple[str, ...] = (), pods: tuple[str, ...] = ()
 ) -> dict[str, DeviceFlag]:
     found = decide_roles({d.ifindex: d for d in devices}, uplinks, pods)
-    return {role.device.name: role.flags for role in found.values()}
+    return {role.device.name: role.flags for role in found.values() if role.device is not LO}
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,19 @@ def test_a_device_has_the_role_of_its_kind(subject: Device, expected: DeviceFlag
     assert roles(LO, subject)[subject.name] == expected
 
 
-def test_loopback_has_none() -> None:
-    assert roles(LO, ETH0) == {"eth0": UPLINK}
+def test_loopback_has_a_role_of_its_own_and_lends_none_of_its_addresses() -> None:
+    """A VIP may stand there."""
+    found = decide_roles({1: LO, 2: ETH0}, uplinks=("lo", "eth0"))
+
+    _, values = render_devices(load_layouts(), found, [parse_address("192.0.2.1")])
+
+    assert found[1].flags == DeviceFlag.LOOPBACK
+    assert values[0]["v4"].tobytes() == parse_address("192.0.2.1")
+
+
+def test_loopback_runs_a_program_on_the_way_out_only() -> None:
+    assert directions(DeviceFlag.LOOPBACK) == (Direction.EGRESS,)
+    assert program_name(DeviceFlag.LOOPBACK, Direction.EGRESS) == "vipbee_uplink_out"
 
 
 def test_a_bridge_of_pods_is_no_uplink_but_one_with_a_wire_is() -> None:
