@@ -16,7 +16,7 @@
 #include "socket_state.h"
 
 enum outcome {
-	OUTCOME_PASS, /* not ours */
+	OUTCOME_PASS, /* not ours, or left to the packet layer */
 	OUTCOME_TRANSLATE,
 	OUTCOME_REFUSE, /* ECONNREFUSED (R35, R37) */
 	OUTCOME_UNREACHABLE, /* EHOSTUNREACH (R44) */
@@ -76,6 +76,18 @@ static __always_inline int pick_backend(struct bpf_sock_addr *ctx, const struct 
 				  local ? BACKEND_IN_LOCAL : BACKEND_IN_CLUSTER, out);
 }
 
+/*
+ * What only a packet can be judged by, while packet hooks run: its source (R80), and a drop
+ * that a retransmitted SYN outlives as soon as there is an endpoint (R44).
+ */
+static __always_inline int is_left_to_packets(const struct frontend *frontend)
+{
+	if (!config.packet_lb)
+		return 0;
+	return frontend->flags & FRONTEND_SOURCE_RANGES ||
+	       (uses_local_set(frontend) && !frontend->local.count && frontend->cluster.count);
+}
+
 static __always_inline enum outcome refuse_new(const struct frontend *frontend)
 {
 	struct service_counters *counters = counters_of_service(frontend->service_id);
@@ -118,6 +130,8 @@ static __noinline enum outcome decide(struct bpf_sock_addr *ctx, const struct fr
 		*service_id = frontend.service_id;
 		if (flow && take_flow_backend(flow, frontend.service_id, choice))
 			return OUTCOME_TRANSLATE;
+		if (is_left_to_packets(&frontend))
+			return OUTCOME_PASS;
 		if (!(uses_local_set(&frontend) ? frontend.local.count : frontend.cluster.count))
 			return refuse_new(&frontend);
 		if (pick_backend(ctx, &frontend, choice))

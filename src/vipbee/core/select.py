@@ -151,12 +151,9 @@ def _external_addresses(
             if ingress.ip and ingress.ipMode in (None, "", "VIP"):
                 field = f"status.loadBalancer.ingress[{index}].ip"
                 _take_address(found, _LOAD_BALANCER, ingress.ip, field, node, warnings)
-        if found and spec.loadBalancerSourceRanges:
+        if found and spec.loadBalancerSourceRanges and not node.packet_lb:
             warnings.append(
-                "spec.loadBalancerSourceRanges does not bind programs of this node and its pods:"
-                " they are served at the socket, which knows no source address yet"
-                if node.packet_lb
-                else "spec.loadBalancerSourceRanges is not enforced while the packet layer is off:"
+                "spec.loadBalancerSourceRanges is not enforced while the packet layer is off:"
                 " every client on this node reaches the load balancer IPs"
             )
     for index, text in enumerate(spec.externalIPs or ()):
