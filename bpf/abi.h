@@ -163,9 +163,9 @@ enum reason {
 	REASON_ECHO_ANSWERED = 24, /* echo request to an external VIP: answered (D64) */
 	REASON_ESTABLISHED_FULL = 25, /* passed: connection stays in the zone of unfinished ones */
 	REASON_REWRITE_FAILED = 26, /* the kernel refused to change the packet */
-	REASON_CLUSTER_IP_OUTSIDE = 27, /* ClusterIP dialled from outside (R42) */
+	REASON_CLUSTER_IP_OUTSIDE = 27, /* ClusterIP dialled from outside, or forwarded (R42) */
 	REASON_ICMP_PASSED = 28, /* passed: ICMP error about a node address, maybe its own */
-	REASON_NODE_CONNECTION = 29, /* passed: TCP without SYN to a NodePort number (R94) */
+	REASON_NODE_CONNECTION = 29, /* passed: TCP without SYN, older or a NodePort (R94) */
 	REASON_SNAT_MOVED = 30, /* translated: the client's source port was taken (D101) */
 	REASON_TWIN_REPAIRED = 31, /* translated: one half of a connection was rebuilt (D109) */
 	REASON_UNALLOCATED = 32, /* address of a ServiceCIDR that no Service has (R38) */
