@@ -87,7 +87,7 @@ def plan_removal(saved: str) -> Removal:
     for table in _tables(saved):
         stays = _used_by_others(table)
         kept |= stays
-        chains = [c for c in table.chains if table.owns(c) and c not in stays]
+        chains = dict.fromkeys(c for c in table.chains if table.owns(c) and c not in stays)
         if not chains:
             continue
         gone += len(chains)

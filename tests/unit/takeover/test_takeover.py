@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,17 @@ def test_only_a_process_of_that_name_in_our_namespace_counts(
     (tmp_path / "uptime").mkdir()
 
     assert find_running(tmp_path, NOWHERE) == seen
+
+
+def test_a_hundred_thousand_rules_are_read_in_one_pass() -> None:
+    """Comparing each with all others would take minutes, with kube-proxy already gone."""
+    number = 50_000
+    names = [f"KUBE-SEP-{i:016d}" for i in range(number)]
+    chains = "".join(f":{name} - [0:0]\n" for name in names)
+    saved = "".join(f"-A {name} -j DNAT --to-destination 10.0.0.1:80\n" for name in names)
+
+    started = time.process_time()
+    removal = plan_removal(f"*nat\n{chains}{saved}COMMIT\n")
+
+    assert removal.gone == number
+    assert time.process_time() - started < 5
