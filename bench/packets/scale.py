@@ -21,7 +21,7 @@ from tests.support.packet_model.lab import CLUSTER, ON_NODE, V4
 from tests.support.packet_model.wire import TCP, Endpoint
 from tests.support.packet_model.world import packed
 from vipbee.abi import AddressFlag, ConntrackFlag, ConntrackSeen, FrontendKind
-from vipbee.core.lifetimes import reply_tuples
+from vipbee.core.connection_age import reply_tuples
 from vipbee.core.snapshot import Records
 from vipbee.datapath import syscall
 

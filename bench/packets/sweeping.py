@@ -12,14 +12,17 @@ import numpy as np
 
 from tests.support.hooked import Hooked
 from vipbee.abi import ConntrackSeen, MapName, SweepOutcome
-from vipbee.core.lifetimes import Lifetimes, reply_tuples
+from vipbee.core.connection_age import reply_tuples
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
-from vipbee.datapath import pins, sweep_iterators
+from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
-from vipbee.datapath.features import SWEEP_PROGRAMS
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.programs import SWEEP_PROGRAMS
+from vipbee.datapath.sweep_iterators import read_sweep
+from vipbee.datapath.sweeps import Sweeps
 from vipbee.sweep_tables import Swept, TableSweep
 
 _OLD_S = 10_000
@@ -94,8 +97,8 @@ def _fill(tables: KernelTables, entries: int, over: int) -> None:
 
 
 def _kernel_steps(directory: PinDirectory, swept: Swept) -> Iterator[None]:
-    for program, name in SWEEP_PROGRAMS.items():
-        for outcomes in sweep_iterators.sweep_map(directory, program, name):
+    for program in SWEEP_PROGRAMS:
+        for outcomes in read_sweep(Sweeps(directory).open(program)):
             if "sweep" in program:
                 swept.seen += len(outcomes)
             swept.connections += int(np.count_nonzero(outcomes & SweepOutcome.CONNECTION))

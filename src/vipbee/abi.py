@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # the privileged process does without NumPy
+    import numpy as np
 
 LAYOUT_VERSION = "v1"
 """Name of the pin directory. Changes with the size or meaning of any pinned map."""

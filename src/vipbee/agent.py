@@ -12,7 +12,6 @@ kernel either; only `vipbee cleanup` does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -23,11 +22,9 @@ from vipbee.collection import collect_rarely
 from vipbee.config import AgentConfig
 from vipbee.core.change_log import ChangeLog
 from vipbee.core.lifetimes import Lifetimes
-from vipbee.datapath import capabilities, hooks, netns, pins
+from vipbee.datapath import hooks, netns
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
-from vipbee.datapath.loader import Loaded, LoadRequest, load
-from vipbee.datapath.release import release_stale_sockets
 from vipbee.errors import EnvironmentUnusable, KernelError
 from vipbee.model import Problem, ServiceName
 from vipbee.node_ports import NodePortReservation
@@ -37,14 +34,16 @@ from vipbee.observe.http import serve_health, serve_metrics
 from vipbee.observe.metrics import AgentMetrics
 from vipbee.observe.service_health import WILDCARDS, ServiceHealthServers, by_family
 from vipbee.packet_layer import DeviceLists, start_packet_layer
+from vipbee.privileged.requests import Started
+from vipbee.privileged.split import Hands
 from vipbee.programming import Programming
 from vipbee.reconcile import NodeSettings, Reconciler
+from vipbee.sources.files import Files
 from vipbee.sources.kubernetes import KubernetesSource
 from vipbee.sources.statefile import StateFileSource
 from vipbee.startup import (
     check_source,
     load_datapath,
-    load_request,
     make_event_recorder,
     make_source,
     node_name,
@@ -53,13 +52,12 @@ from vipbee.startup import (
 from vipbee.stopping import stopped_by_signal
 from vipbee.sweep import Sweep
 from vipbee.sweep_tables import TableSweep
-from vipbee.takeover.watch import Takeover, refuse_beside_kube_proxy
+from vipbee.takeover.watch import Takeover
 
 log = structlog.get_logger()
 
 RECLAIM_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 2.0
-LOCK_WAIT_S = 5.0  # a rolling restart overlaps for a moment
 
 
 class Agent:
@@ -68,14 +66,14 @@ class Agent:
     def __init__(
         self,
         config: AgentConfig,
-        request: LoadRequest,
-        loaded: Loaded,
+        hands: Hands,
+        loaded: Started,
         tables: KernelTables,
         health: Health,
     ) -> None:
+        privileges = hands.privileges
         self._config = config
-        self._request = request
-        self._directory = loaded.directory
+        self._privileges = privileges
         self._adopted = loaded.adopted
         self._layouts = load_layouts()
         self._tables = tables
@@ -95,38 +93,40 @@ class Agent:
             changes := ChangeLog(time.time()),
         )
         lists = DeviceLists(config.devices, config.pod_devices, config.pod_bridge)
-        self.packet_layer = start_packet_layer(request, loaded, tables, lists)
+        self.packet_layer = start_packet_layer(privileges, loaded, tables, lists)
         wanted = config.node_port_range if config.reserve_node_ports else None
-        self._node_ports = NodePortReservation(self._directory, self._layouts, wanted)
+        self._node_ports = NodePortReservation(privileges.reserve_ports, wanted)
         self._size_problems = size_problems(config)
         self._board = Noticeboard(
             tables, self._layouts, node_name=node_name(config), source=config.source
         )
         self._sweep: Sweep | None = None
-        if (constants := hooks.read_config(self._directory, self._layouts)) is not None:
+        if (constants := hooks.read_config(privileges.maps, self._layouts)) is not None:
             fallback = TableSweep(tables, Lifetimes.of(constants))
-            self._sweep = Sweep(self._directory, fallback)
+            self._sweep = Sweep(privileges.sweeps, tables, fallback)
         self.health = health
         self.metrics = AgentMetrics(
-            partial(KernelTables, loaded.directory, self._layouts),
+            partial(KernelTables, privileges.maps, self._layouts),
             self.health,
             changes,
             top=config.metrics_per_service,
         )
         self._service_health = ServiceHealthServers(self.health)
-        self._recorder = make_event_recorder(config, self._reconciler.find_uid)
+        self._recorder = make_event_recorder(config, self._reconciler.find_uid, hands.files)
         self._programming = Programming(
             self._reconciler,
             self._board,
             self.health,
             self.metrics,
             changes,
-            release=partial(release_stale_sockets, self._directory, self._layouts),
+            release=privileges.release_sockets,
             elsewhere=self._problems,
             programmed=self._follow_services,
             announce=self._recorder.tell if self._recorder is not None else lambda problems: None,
         )
-        self._takeover = Takeover(lambda: self._reconciler.serves_all, packet_lb=loaded.packet_lb)
+        self._takeover = Takeover(
+            lambda: self._reconciler.serves_all, privileges.take_over, packet_lb=loaded.packet_lb
+        )
 
     async def start(self) -> None:
         """Adopt what is pinned and note who we are; nothing else is written yet."""
@@ -216,11 +216,10 @@ class Agent:
 
     def _restored_datapath(self) -> bool:
         """Attach and pin again what somebody took away; True if the tables need an audit (F57)."""
-        map_ids = self._tables.map_ids()
-        if hooks.is_intact(self._directory, map_ids, socket_lb=self._request.socket_lb):
-            return False
         try:
-            replaced = load(self._request).replaced
+            if self._privileges.is_intact():
+                return False
+            replaced = self._privileges.load().replaced
             self._tables.open()
             self._tables.renew_address_filter()
         except (KernelError, EnvironmentUnusable) as error:
@@ -230,31 +229,24 @@ class Agent:
         return True
 
 
-async def run(config: AgentConfig) -> None:
-    """Load, attach, program and keep it so until SIGTERM or SIGINT. Holds the lock throughout."""
-    check_source(config)  # what is wrong is said before anything is attached
+async def run(config: AgentConfig, hands: Hands) -> None:
+    """Load, attach, program and keep it so until SIGTERM or SIGINT. The caller holds the lock."""
+    check_source(config, hands.files)  # what is wrong is said before anything is attached
     size_problems(config)
     collect_rarely()
-    capabilities.require()
-    if not config.takeover:
-        await asyncio.to_thread(refuse_beside_kube_proxy)
-    pins.prepare_root(config.bpf_root)
     health = Health(needs_node=config.state_file is None)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S))
-        # before anything is attached: a port that is taken often means kube-proxy runs
-        async with serve_health(config.healthz_bind, health):
-            request = load_request(config)
-            loaded = load_datapath(request)
-            tables = stack.enter_context(KernelTables(loaded.directory, load_layouts()))
-            agent = Agent(config, request, loaded, tables, health)
+    # before anything is attached: a port that is taken often means kube-proxy runs
+    async with serve_health(config.healthz_bind, health):
+        loaded = load_datapath(hands.privileges)
+        with KernelTables(hands.privileges.maps, load_layouts()) as tables:
+            agent = Agent(config, hands, loaded, tables, health)
             await agent.start()
-            await _work(config, agent)
+            await _work(config, agent, hands.files)
     log.info("stopped; forwarding goes on until `vipbee cleanup`")
 
 
-async def _work(config: AgentConfig, agent: Agent) -> None:
-    source = make_source(config, agent.adopted_services)
+async def _work(config: AgentConfig, agent: Agent, files: Files) -> None:
+    source = make_source(config, agent.adopted_services, files)
     metrics = serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health)
     async with stopped_by_signal(), metrics, asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.follow_source(source), name="source")

@@ -69,4 +69,6 @@ class KernelError(VipbeeError):
 
     def __init__(self, what: str, errno: int, detail: str = "") -> None:
         super().__init__(f"{what}: {os.strerror(errno)}{': ' + detail if detail else ''}")
+        self.what = what
         self.errno = errno
+        self.detail = detail

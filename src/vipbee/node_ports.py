@@ -3,30 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
-from vipbee.abi import Layouts
 from vipbee.core.port_ranges import PortRange
-from vipbee.datapath.pins import PinDirectory
-from vipbee.datapath.reserved_ports import SYSCTL, missing_ports, reserve
+from vipbee.datapath.reserved_ports import SYSCTL, missing_ports
 from vipbee.model import Problem
 
 log = structlog.get_logger()
 
 
 class NodePortReservation:
-    """`wanted` is None if the sysctl is to be left alone; then what was added before goes."""
+    """`reserve` does it, with the right to.
 
-    def __init__(self, directory: PinDirectory, layouts: Layouts, wanted: PortRange | None) -> None:
-        self._directory = directory
-        self._layouts = layouts
+    `wanted` is None if the sysctl is to be left alone; then what was added before goes.
+    """
+
+    def __init__(self, reserve: Callable[[], bool], wanted: PortRange | None) -> None:
+        self._reserve = reserve
         self._wanted = wanted
         self._problem: Problem | None = None
 
     def bring(self) -> None:
         """Reserve what is not; an administrator's sysctl run may have taken it away."""
         try:
-            written = reserve(self._directory, self._layouts, self._wanted)
+            written = self._reserve()
         except (OSError, ValueError) as error:
             self._problem = self._explain(error)
             return

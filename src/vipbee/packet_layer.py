@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's part in the packet layer: programs on the right devices, `devices` up to date.
 
-    netlink ──► read_devices ──► decide_roles ──► map `devices`, then PacketHooks
+    netlink ──► read_devices ──► decide_roles ──► map `devices`, then the hooks
 
 What cannot be attached is a problem for `vipbee status` and is tried again; nothing here
 ever stops the socket layer.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -20,13 +20,13 @@ import structlog
 from vipbee.abi import DeviceFlag, Layouts, MapName
 from vipbee.core.plan import Op
 from vipbee.core.service_cidrs import Cidr, render_cidrs
-from vipbee.datapath.attach_tc import Attached, PacketHooks, remove_filters, remove_links
+from vipbee.datapath.attach_tc import Attached
 from vipbee.datapath.btf import load_layouts
-from vipbee.datapath.device_roles import Role, decide_roles, render_devices
-from vipbee.datapath.devices import device_changes, read_devices
+from vipbee.datapath.device_notices import device_changes
+from vipbee.datapath.device_roles import Role, decide_roles
+from vipbee.datapath.device_table import render_devices
+from vipbee.datapath.devices import read_devices
 from vipbee.datapath.kernel import KernelTables
-from vipbee.datapath.loader import Loaded, LoadRequest
-from vipbee.datapath.loopback import accept_own_addresses
 from vipbee.errors import CapacityError, KernelError
 from vipbee.model import Problem
 
@@ -45,20 +45,31 @@ class DeviceLists(NamedTuple):
     pod_bridge: str = ""  # its ports are pods' devices, whatever they are called
 
 
+class Hooks(Protocol):
+    """Who has the right to attach."""
+
+    def attach(self, roles: Mapping[int, Role]) -> Attached:
+        """Let exactly these devices run the packet programs."""
+
+
+class Loaded(Protocol):
+    """What of the loaded datapath counts here."""
+
+    @property
+    def packet_lb(self) -> bool:
+        """The packet programs are pinned and may be attached."""
+
+    @property
+    def packet_problem(self) -> str:
+        """Why they are not, although they were asked for."""
+
+
 def start_packet_layer(
-    request: LoadRequest, loaded: Loaded, tables: KernelTables, lists: DeviceLists
+    hooks: Hooks, loaded: Loaded, tables: KernelTables, lists: DeviceLists
 ) -> PacketLayer:
-    """The layer as it was loaded; if it is switched off, nothing of it stays attached."""
-    cookie = request.node_netns_cookie
+    """The layer as it was loaded."""
     if loaded.packet_lb:
-        hooks = PacketHooks(loaded.directory, cookie)
         return PacketLayer(hooks, tables, load_layouts(), lists)
-    if not request.packet_lb:
-        removed = remove_links(loaded.directory)
-        removed += remove_filters(loaded.directory, cookie, read_devices())
-        if removed:
-            log.info("packet programs removed: the packet layer is off", hooks=removed)
-    # else the kernel refused our programs: those of the former version stay where they are
     layer = PacketLayer(None, tables, load_layouts(), lists)
     if loaded.packet_problem:
         layer.refused = f"only sockets on this node are served: {loaded.packet_problem}"
@@ -72,7 +83,7 @@ class PacketLayer:
     """
 
     def __init__(
-        self, hooks: PacketHooks | None, tables: KernelTables, layouts: Layouts, lists: DeviceLists
+        self, hooks: Hooks | None, tables: KernelTables, layouts: Layouts, lists: DeviceLists
     ) -> None:
         self.refused = ""
         """Why the layer is off although it was asked for."""
@@ -121,15 +132,15 @@ class PacketLayer:
                 read_devices(), self._lists.uplinks, self._lists.pods, self._lists.pod_bridge
             )
             self._write(roles, keep=True)  # a program must find its device
-            done = self._hooks.bring(roles)
+            done = self._hooks.attach(roles)
             self._write(roles, keep=False)
         except (OSError, KernelError, CapacityError) as error:
             self._failures = {"": str(error)}
             log.error("devices cannot be followed", reason=str(error))
             return
-        self._closed_loopback = accept_own_addresses()
+        self._closed_loopback = done.closed_loopback
         self._has_uplink = any(role.flags & DeviceFlag.UPLINK for role in roles.values())
-        self._note(done, by="tcx" if self._hooks.uses_tcx else "clsact")
+        self._note(done, by=done.by)
 
     def problems(self) -> list[Problem]:
         """What an operator must know."""

@@ -13,14 +13,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import structlog
 
-from vipbee.abi import MapName, SweepOutcome
-from vipbee.datapath import sweep_iterators
-from vipbee.datapath.features import SWEEP_PROGRAMS
-from vipbee.datapath.pins import PinDirectory
+from vipbee.abi import SweepOutcome
+from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.programs import SWEEP_PROGRAMS
+from vipbee.datapath.sweep_iterators import read_sweep
 from vipbee.sweep_tables import Swept, TableSweep
 
 log = structlog.get_logger()
@@ -32,17 +33,23 @@ PRESSED = 0.75
 SETTLE_S = 0.5
 """After the addresses changed: until then `devices` may lend the old one to new connections."""
 
-_UNFINISHED = {
-    MapName.CONNTRACK_OUTSIDE: MapName.CONNTRACK_NEW_OUTSIDE,
-    MapName.CONNTRACK_POD: MapName.CONNTRACK_NEW_POD,
-}
+
+class Sweeps(Protocol):
+    """Who may open the iterators."""
+
+    def are_available(self) -> bool:
+        """Whether the kernel took the iterators."""
+
+    def open(self, program: str, *, unfinished: bool = False) -> int:
+        """An fd whose read() sweeps; OSError if it cannot be had."""
 
 
 class Sweep:
     """Sweeps both zones: by iterators in the kernel, or with `fallback` where there are none."""
 
-    def __init__(self, directory: PinDirectory, fallback: TableSweep) -> None:
-        self._directory = directory
+    def __init__(self, sweeps: Sweeps, tables: KernelTables, fallback: TableSweep) -> None:
+        self._sweeps = sweeps
+        self._tables = tables
         self._fallback = fallback
         self._wanted = asyncio.Event()
 
@@ -55,7 +62,8 @@ class Sweep:
         interval_s = INTERVAL_S
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), interval_s)
+                async with asyncio.timeout(interval_s):  # wait_for() can swallow a cancellation
+                    await self._wanted.wait()
             if addresses_changed := self._wanted.is_set():
                 await asyncio.sleep(SETTLE_S)
             self._wanted.clear()
@@ -73,10 +81,10 @@ class Sweep:
                 )
 
     async def _sweep(self, *, unfinished: bool) -> Swept:
-        if sweep_iterators.is_available(self._directory):
+        if self._sweeps.are_available():
             try:
                 return await asyncio.to_thread(
-                    sweep_in_kernel, self._directory, unfinished=unfinished
+                    sweep_in_kernel, self._sweeps, self._tables, unfinished=unfinished
                 )
             except OSError as error:  # a pin that the next audit restores, or no memory
                 log.warning("the kernel does not sweep its tables", reason=str(error))
@@ -86,7 +94,7 @@ class Sweep:
         return swept
 
 
-def sweep_in_kernel(directory: PinDirectory, *, unfinished: bool = False) -> Swept:
+def sweep_in_kernel(sweeps: Sweeps, tables: KernelTables, *, unfinished: bool = False) -> Swept:
     """One sweep of both zones; OSError if a pin is missing. Blocks, in short steps.
 
     `unfinished`: look at connections that are not established as well.
@@ -94,10 +102,10 @@ def sweep_in_kernel(directory: PinDirectory, *, unfinished: bool = False) -> Swe
     swept = Swept()
     for program, name in SWEEP_PROGRAMS.items():
         seen = connections = 0
-        if unfinished and name in _UNFINISHED:
-            for _ in sweep_iterators.sweep_map(directory, program, _UNFINISHED[name]):
+        if unfinished and name.startswith("conntrack"):
+            for _ in read_sweep(sweeps.open(program, unfinished=True)):
                 pass
-        for outcomes in sweep_iterators.sweep_map(directory, program, name):
+        for outcomes in read_sweep(sweeps.open(program)):
             counts = np.bincount(outcomes & SweepOutcome.CONNECTION, minlength=2)
             seen += len(outcomes)
             connections += int(counts[SweepOutcome.CONNECTION])
@@ -105,6 +113,6 @@ def sweep_in_kernel(directory: PinDirectory, *, unfinished: bool = False) -> Swe
         if name.startswith("conntrack"):
             swept.seen += seen
             swept.connections += connections
-            left = (seen - connections) / sweep_iterators.max_entries(directory, name)
+            left = (seen - connections) / tables.max_entries(name)
             swept.pressure = max(swept.pressure, left)
     return swept

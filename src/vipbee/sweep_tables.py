@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vipbee.abi import MapName
-from vipbee.core.lifetimes import Lifetimes, ages_s, remaining_s, reply_tuples
+from vipbee.core.connection_age import ages_s, remaining_s, reply_tuples
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath.kernel import KernelTables

@@ -15,10 +15,11 @@ import pytest
 from tests.support.hooked import Hooked
 from vipbee.cli.main import run
 from vipbee.datapath import capabilities, probe, probe_hooks
-from vipbee.datapath.features import SOCKET_PROGRAMS, probe_features
+from vipbee.datapath.features import probe_features
 from vipbee.datapath.finding import Finding, Result
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.other_agent import other_agent
+from vipbee.datapath.programs import SOCKET_PROGRAMS
 from vipbee.errors import KernelError
 from vipbee.takeover.findings import find_kube_proxy
 

@@ -19,10 +19,10 @@ from tests.support.stream import connecting
 from vipbee.core.desired import Desired
 from vipbee.core.dump import dump
 from vipbee.datapath import pins
-from vipbee.datapath.features import SOCKET_PROGRAMS
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import LoadRequest, load
 from vipbee.datapath.memory import MemoryTables
+from vipbee.datapath.programs import SOCKET_PROGRAMS
 from vipbee.model import ServicePort
 
 ROUNDS = 30

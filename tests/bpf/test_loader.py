@@ -16,9 +16,9 @@ from tests.support.hooked import Hooked
 from tests.support.servers import TCP, asked
 from tests.support.stacks import IPV4, NODE_ADDRESSES, cluster_ip, service_port
 from vipbee.datapath import pins, syscall
-from vipbee.datapath.features import SOCKET_PROGRAMS
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import KINDS, PinDirectory
+from vipbee.datapath.programs import SOCKET_PROGRAMS
 from vipbee.errors import EnvironmentUnusable
 
 INFO: dict[str, Callable[[int], syscall.MapInfo | syscall.ProgramInfo | syscall.LinkInfo]] = {

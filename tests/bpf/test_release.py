@@ -52,7 +52,7 @@ def dns(stack: Stack, backends: object, *, number: int = 53) -> ServicePort:
 
 
 def release(hooked: Hooked) -> int:
-    return release_stale_sockets(hooked.directory, hooked.layouts)
+    return release_stale_sockets(hooked.directory)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def test_socket_of_another_namespace_is_released(hooked: Hooked, stack: Stack) -
         hooked.program([dns(stack, stack.backends[1:2])])
         released = release(hooked)
         seen = far("connect"), near("connect")
-        stale = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        stale = len(find_stale_sockets(hooked.directory))
 
     assert released == 2
     assert seen == (stack.at(stack.vip(53), 53),) * 2
@@ -275,7 +275,7 @@ def test_without_the_right_to_enter_namespaces_only_the_own_one_is_served(
         hooked.program([dns(stack, stack.backends[1:2])])
         released = hooked.run(release_with_few_rights)
         told = near("error")
-        left = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        left = len(find_stale_sockets(hooked.directory))
         release(hooked)
 
     assert (released, told, left) == (1, errno.ECONNABORTED, 1)
@@ -301,9 +301,9 @@ def test_released_socket_is_not_found_again(hooked: Hooked, stack: Stack) -> Non
 
     with connected(hooked, stack):
         hooked.program([dns(stack, stack.backends[1:2])])
-        before = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        before = len(find_stale_sockets(hooked.directory))
         release(hooked)
-        after = len(find_stale_sockets(hooked.directory, hooked.layouts))
+        after = len(find_stale_sockets(hooked.directory))
 
     assert (before, after) == (1, 0)
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.hooked import Hooked
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.reserved_ports import PATH, is_writable, missing_ports, reserve
 
 Set = Callable[[PortRange | None], bool]
@@ -23,7 +22,7 @@ def hooked() -> Iterator[Hooked]:
 
 
 def bring(hooked: Hooked, wanted: PortRange | None) -> bool:
-    return hooked.run(lambda: reserve(hooked.directory, load_layouts(), wanted))
+    return hooked.run(lambda: reserve(hooked.directory, wanted))
 
 
 def reserved(hooked: Hooked) -> str:
@@ -84,7 +83,7 @@ def test_a_note_of_another_namespace_is_not_believed(hooked: Hooked) -> None:
     note = hooked.directory
     here = PATH.read_text()
 
-    assert not reserve(note, load_layouts(), None)  # this very namespace: not the hooked one
+    assert not reserve(note, None)  # this very namespace: not the hooked one
     assert PATH.read_text() == here
     assert reserved(hooked) == "30000-32767"
 

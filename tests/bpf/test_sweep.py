@@ -15,14 +15,17 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.hooked import Hooked
 from vipbee.abi import AddressFlag, BackendFlag, ConntrackFlag, ConntrackSeen, MapName
-from vipbee.core.lifetimes import Lifetimes, reply_tuples
+from vipbee.core.connection_age import reply_tuples
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
-from vipbee.datapath import pins, sweep_iterators
+from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.sweep_iterators import STEP_ELEMENTS, read_sweep
+from vipbee.datapath.sweeps import Sweeps
 from vipbee.sweep import INTERVAL_S, Sweep, sweep_in_kernel
 from vipbee.sweep_tables import Swept, TableSweep
 
@@ -159,7 +162,7 @@ def test_an_entry_goes_when_its_lifetime_is_over_and_not_before(
     values["last_seen"] = [last_seen(lifetime_s - 5), last_seen(lifetime_s + 5)]
     put(tables, keys, values, zone)
 
-    swept = sweep_in_kernel(directory)
+    swept = sweep_in_kernel(Sweeps(directory), tables)
 
     assert removed(swept) == (1, 1)
     for name in ZONES[zone]:
@@ -178,7 +181,7 @@ def test_an_open_connection_that_is_forgotten_counts_as_closed_once(
     values["client_seen"][1] = FIN
     put(tables, keys, values)
 
-    assert removed(sweep_in_kernel(directory)) == (4, 4)
+    assert removed(sweep_in_kernel(Sweeps(directory), tables)) == (4, 4)
     assert closed(tables) == (1, 1)
 
 
@@ -189,7 +192,7 @@ def test_the_counter_of_a_backend_whose_id_was_given_away_is_left_alone(
     values["generation"] = GENERATION - 1
     put(tables, keys, values)
 
-    sweep_in_kernel(directory)
+    sweep_in_kernel(Sweeps(directory), tables)
 
     assert closed(tables) == (1, 0)
 
@@ -204,7 +207,7 @@ def test_a_reverse_half_that_belongs_to_another_connection_stays(
     values["flags"][1] = ConntrackFlag.SOURCE_NAT
     put(tables, keys, values)  # both have one reply tuple: the later entry is there
 
-    assert removed(sweep_in_kernel(directory)) == (1, 0)
+    assert removed(sweep_in_kernel(Sweeps(directory), tables)) == (1, 0)
     assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 1
 
 
@@ -219,7 +222,7 @@ def test_a_reverse_half_without_connection_goes_when_it_is_old(
     values["last_seen"][2] = last_seen(0)
     tables.apply(Op(MapName.CONNTRACK_OUTSIDE, keys[2:], values[2:]))
 
-    assert removed(sweep_in_kernel(directory)) == (0, 1)
+    assert removed(sweep_in_kernel(Sweeps(directory), tables)) == (0, 1)
     left = tables.read_hash(MapName.NAT_OUTSIDE)[1]["original"]["source_port"]
     assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
 
@@ -241,7 +244,7 @@ def test_a_connection_goes_with_the_address_it_is_sent_from(
     values["source"]["word"][1] = [0, 0, 0xFFFF, 0xC0000202]  # was the node's
     put(tables, keys, values)
 
-    assert removed(sweep_in_kernel(directory)) == (1, 1)
+    assert removed(sweep_in_kernel(Sweeps(directory), tables)) == (1, 1)
     left = tables.read_hash(MapName.CONNTRACK_OUTSIDE)[0]["source_port"]
     assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
 
@@ -257,9 +260,9 @@ def test_unfinished_connections_go_with_their_address_too(
     tables.apply(Op(MapName.CONNTRACK_NEW_OUTSIDE, keys, values))
     tables.apply(Op(MapName.NAT_NEW_OUTSIDE, reply_tuples(keys, values), halves))
 
-    sweep_in_kernel(directory)
+    sweep_in_kernel(Sweeps(directory), tables)
     before = len(tables.read_hash(MapName.CONNTRACK_NEW_OUTSIDE)[0])
-    sweep_in_kernel(directory, unfinished=True)
+    sweep_in_kernel(Sweeps(directory), tables, unfinished=True)
 
     assert before == 2
     for name in (MapName.CONNTRACK_NEW_OUTSIDE, MapName.NAT_NEW_OUTSIDE):
@@ -274,12 +277,11 @@ def test_every_connection_of_a_full_table_is_met_once(
     keys, values = connections(MANY)
     put(tables, keys, values)
 
-    walk = sweep_iterators.sweep_map(directory, "vipbee_sweep_outside", ZONES[0][0])
-    steps = [len(step) for step in walk]
-    swept = sweep_in_kernel(directory)
+    steps = [len(s) for s in read_sweep(Sweeps(directory).open("vipbee_sweep_outside"))]
+    swept = sweep_in_kernel(Sweeps(directory), tables)
 
     assert sum(steps) == swept.seen == MANY
-    assert max(steps) <= sweep_iterators.STEP_ELEMENTS
+    assert max(steps) <= STEP_ELEMENTS
     assert swept.pressure == 1
     assert removed(swept) == (0, 0)
 
@@ -290,7 +292,10 @@ def test_a_table_in_which_all_is_over_is_empty_after_two_sweeps(
     """What stands behind a removed element in its bucket may be left to the next one."""
     put(tables, *connections(MANY, age_s=10_000))
 
-    first, second = sweep_in_kernel(directory), sweep_in_kernel(directory)
+    first, second = (
+        sweep_in_kernel(Sweeps(directory), tables),
+        sweep_in_kernel(Sweeps(directory), tables),
+    )
 
     assert first.connections > 0.98 * MANY
     assert first.connections + second.connections == MANY
@@ -326,7 +331,7 @@ def test_where_the_iterators_are_missing_the_tables_are_walked(
 
 async def _sweep_soon(directory: PinDirectory, tables: KernelTables, name: MapName) -> float:
     """Seconds until the table is empty."""
-    sweep = Sweep(directory, TableSweep(tables, Lifetimes()))
+    sweep = Sweep(Sweeps(directory), tables, TableSweep(tables, Lifetimes()))
     task = asyncio.create_task(sweep.sweep_regularly(lambda: True))
     sweep.soon()
     try:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.hooked import Hooked
 from vipbee.abi import ConntrackFlag, ConntrackSeen, MapName
-from vipbee.core.lifetimes import Lifetimes, reply_tuples
+from vipbee.core.connection_age import reply_tuples
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath import pins

@@ -13,10 +13,11 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.packet_lab import CONFIG, ask, balancer_ip, external_ip, packet_lab
 from vipbee.abi import LAYOUT_VERSION
-from vipbee.datapath import clsact, netns, syscall
+from vipbee.datapath import clsact, syscall
 from vipbee.datapath.attach_tc import Direction, PacketHooks, remove_filters, remove_links
 from vipbee.datapath.device_roles import decide_roles
 from vipbee.datapath.devices import read_devices
+from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.datapath.pins import PinDirectory
 from vipbee.lab import Lab
 
@@ -240,7 +241,7 @@ def test_cleanup_and_clsact_below_6_6(lab: Lab) -> None:
 
     def attach() -> tuple[list[str], list[str]]:
         remove_links(directory)
-        hooks = PacketHooks(directory, netns.netns_cookie(), use_tcx=False)
+        hooks = PacketHooks(directory, netns_cookie(), use_tcx=False)
         first = hooks.bring(decide_roles(read_devices()))
         second = hooks.bring(decide_roles(read_devices()))
         assert first.failures == {}
@@ -256,7 +257,7 @@ def test_cleanup_and_clsact_below_6_6(lab: Lab) -> None:
     assert ask(lab.client, "UDP", external_ip("local", 6), 7000).server == "near-0"
 
     def remove() -> int:
-        return remove_filters(directory, netns.netns_cookie(), read_devices())
+        return remove_filters(directory, netns_cookie(), read_devices())
 
     assert lab.node(NODE).inside(remove) == len(first)
     assert shown(lab) == ["pref 7"]

@@ -39,7 +39,7 @@ from vipbee.datapath.features import SIZED_MAPS, Features, probe_features
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
-from vipbee.datapath.netns import netns_cookie
+from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.datapath.pins import PinDirectory
 from vipbee.model import ServiceName, ServicePort
 

@@ -32,9 +32,9 @@ from tests.support.packet_model.wire import Endpoint
 from vipbee.abi import Reason
 from vipbee.datapath import syscall
 from vipbee.datapath.btf import OBJECT_PATH, load_layouts
-from vipbee.datapath.features import PACKET_PROGRAMS
 from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
+from vipbee.datapath.programs import PACKET_PROGRAMS
 
 _LIBC = c.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000

@@ -36,9 +36,10 @@ from vipbee.core.desired import Desired
 from vipbee.core.snapshot import Capacity
 from vipbee.datapath import syscall
 from vipbee.datapath.btf import OBJECT_PATH, load_layouts
-from vipbee.datapath.features import PACKET_MAPS, PACKET_PROGRAMS, SIZED_MAPS
+from vipbee.datapath.features import PACKET_MAPS, SIZED_MAPS
 from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
+from vipbee.datapath.programs import PACKET_PROGRAMS
 from vipbee.datapath.syscall import PacketRun
 from vipbee.model import ServiceName, ServicePort
 

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vipbee.config import AgentConfig
+    from vipbee.privileged.split import Hands
 
 
 def agent(
@@ -195,6 +200,22 @@ def agent(
             help="Remove the rules kube-proxy left, once Services are served here.",
         ),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|UID",
+            help="Who the agent becomes, without any right; default: vipbee, or a free number.",
+            rich_help_panel="Rights",
+        ),
+    ] = None,
+    privileged: Annotated[
+        bool | None,
+        typer.Option(
+            "--privileged",
+            help="Keep all rights in one process, without a helper.",
+            rich_help_panel="Rights",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(metavar="text|json", help="Default: text.")
     ] = None,
@@ -204,13 +225,8 @@ def agent(
 
     Stopping it, however hard, changes nothing in the kernel: `vipbee cleanup` does.
     """
-    import asyncio
-
-    import structlog
-
-    from vipbee.agent import run
-    from vipbee.cli.logs import configure_logs
     from vipbee.config import load_config
+    from vipbee.privileged.split import split
 
     flags: dict[str, object] = {
         "kubeconfig": kubeconfig,
@@ -238,12 +254,35 @@ def agent(
         "conntrack-tcp-timeout-established": conntrack_tcp_timeout_established,
         "conntrack-udp-timeout-stream": conntrack_udp_timeout_stream,
         "takeover": takeover,
+        "user": user,
+        "privileged": privileged,
         "log-format": log_format,
         "log-level": log_level,
     }
     settings, warnings = load_config(config, flags)
+    with split(settings) as hands:  # before all that is heavy: the helper stays small
+        run_agent(settings, warnings, hands)
+
+
+def run_agent(settings: AgentConfig, warnings: Sequence[str], hands: Hands) -> None:
+    """Import what the agent is made of, give up rights, run."""
+    import asyncio
+
+    import structlog
+
+    from vipbee.agent import run
+    from vipbee.cli.logs import configure_logs
+    from vipbee.preload import preload
+    from vipbee.takeover.watch import refuse_beside_kube_proxy
+
     configure_logs(settings.log_format, settings.log_level)
+    if not settings.takeover:
+        refuse_beside_kube_proxy()
+    preload()
+    hands.give_up_rights()
     log = structlog.get_logger()
     for warning in warnings:
         log.warning("configuration", reason=warning)
-    asyncio.run(run(settings))
+    if hands.why_privileged:
+        log.warning("rights", reason=hands.why_privileged)
+    asyncio.run(run(settings, hands))

@@ -68,6 +68,7 @@ def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     from vipbee.config.map_sizes import MapSizes
     from vipbee.datapath.other_agent import other_agent
     from vipbee.datapath.probe import probe
+    from vipbee.privileged.probe import probe_rights
     from vipbee.takeover.findings import find_kube_proxy
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -75,7 +76,7 @@ def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     findings = probe(cgroup_root=cgroup_root, bpf_root=bpf_root, map_bytes=sizes.bytes_when_full)
     if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
         return findings  # the tools below would only say the same again
-    return [*findings, *find_kube_proxy(), other_agent(bpf_root)]
+    return [*findings, probe_rights(), *find_kube_proxy(), other_agent(bpf_root)]
 
 
 def _print_advice(findings: list[Finding], output: Format) -> None:

@@ -44,7 +44,7 @@ def _remove_filters(bpf_root: Path) -> list[str]:
     from vipbee.datapath import pins
     from vipbee.datapath.attach_tc import read_packet_hooks, remove_filters
     from vipbee.datapath.devices import read_devices
-    from vipbee.datapath.netns import netns_cookie
+    from vipbee.datapath.netns_cookie import netns_cookie
 
     directory = pins.open_for_reading(bpf_root)
     if directory is None:
@@ -61,14 +61,13 @@ def _remove_filters(bpf_root: Path) -> list[str]:
 def _release_ports(bpf_root: Path) -> list[str]:
     """NodePorts the agent reserved in this network namespace."""
     from vipbee.datapath import pins
-    from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.reserved_ports import SYSCTL, reserve
 
     directory = pins.open_for_reading(bpf_root)
     if directory is None:
         return []
     try:
-        return [SYSCTL] if reserve(directory, load_layouts(), None) else []
+        return [SYSCTL] if reserve(directory, None) else []
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         print(f"vipbee: {SYSCTL} keeps NodePorts: {reason}", file=sys.stderr)

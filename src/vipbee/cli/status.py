@@ -60,6 +60,7 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
     from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.hooks import degradations, read_config
     from vipbee.observe.status import StatusView, fill, read_agent
+    from vipbee.privileged.probe import describe_rights
 
     directory = find_pins(bpf_root)
     is_held = bpf_root.is_dir() and pins.is_held(bpf_root)
@@ -76,6 +77,8 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
         view.agent = read_agent(tables)
         # the lock alone may be a cleanup's, the pid alone another program's by now
         view.running = is_held and view.agent is not None and _is_alive(view.agent.pid)
+        if view.running and view.agent is not None:
+            view.agent.rights = describe_rights(view.agent.pid)
         hooks = _hooks(directory, compare_programs=compare_programs)
         degraded = [*_hook_problems(hooks), *degradations(directory, layouts)]
         config = read_config(directory, layouts)
@@ -88,7 +91,8 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
 
 
 def _hooks(directory: PinDirectory, *, compare_programs: bool) -> list[HookView]:
-    from vipbee.datapath.hooks import cgroup_paths, read_hooks, shipped_tags
+    from vipbee.datapath.attached import read_hooks
+    from vipbee.datapath.hooks import cgroup_paths, shipped_tags
     from vipbee.observe.status import HookView
 
     found = read_hooks(directory)
@@ -144,6 +148,7 @@ def _print(view: StatusView, output: Format) -> None:
             ("Node", agent.node),
             ("Version", f"{agent.version}, layout {view.layout}"),
             ("Source", agent.source),
+            ("Rights", agent.rights or "-"),
             ("Started", agent.started or "-"),
             ("Last sync", agent.last_sync or "never: nothing has been read completely yet"),
             ("Audits", f"{agent.audits:,}; entries repaired: {agent.repairs:,}"),

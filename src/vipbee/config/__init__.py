@@ -27,6 +27,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     backend-cidrs: [10.0.0.0/8]           # default: any
     metrics-per-service: 100              kubernetes-events: true
     log-format: text                      log-level: info
+    user: vipbee                          privileged: false
     mass-delete-guard: {share: 0.5, minimum: 20, hold: 5m}            # or false
 
 Reads the one file it is given and nothing else: what this machine is like (host
@@ -109,6 +110,8 @@ class AgentConfig:
     map_size_overrides: Mapping[str, int] = field(default_factory=dict)
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    user: str | None = None  # who the agent becomes; None: found by itself
+    privileged: bool = False  # keep all rights in one process
 
     @property
     def allowed(self) -> AllowedAddresses:
@@ -187,6 +190,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "map-sizes": ("map_size_overrides", values.map_sizes),
     "log-format": ("log_format", values.log_format),
     "log-level": ("log_level", values.log_level),
+    "user": ("user", values.text_or_number),
+    "privileged": ("privileged", values.boolean),
 }
 _BY_SPELLING = {option.replace("-", ""): option for option in _OPTIONS}
 _SOURCES = ("kubeconfig", "state_file")

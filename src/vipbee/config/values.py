@@ -66,6 +66,11 @@ def text(option: str, value: Any) -> str:
     return value.strip()
 
 
+def text_or_number(option: str, value: Any) -> str:
+    """Text; YAML reads a user's number as a number."""
+    return str(value) if type(value) is int and value >= 0 else text(option, value)
+
+
 def boolean(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{option} wants true or false, not {value!r}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +48,9 @@ class Attached:
     changed: list[str] = field(default_factory=list)  # "eth0 ingress"
     removed: int = 0
     failures: dict[str, str] = field(default_factory=dict)  # device: why
+    by: str = "tcx"  # or "clsact", once the kernel has refused a tcx link as unknown
+    is_complete: bool = True  # False: time was up, call again
+    closed_loopback: str = ""  # why loopback does not take the node's own addresses
 
 
 class PacketHooks:
@@ -57,19 +61,20 @@ class PacketHooks:
         self._cookie = netns_cookie
         self._use_tcx = use_tcx
 
-    @property
-    def uses_tcx(self) -> bool:
-        """False once the kernel has refused a tcx link as unknown."""
-        return self._use_tcx
+    def bring(self, roles: Mapping[int, Role], *, until: float | None = None) -> Attached:
+        """Let exactly these devices run the pinned programs; a failing one is skipped.
 
-    def bring(self, roles: Mapping[int, Role]) -> Attached:
-        """Let exactly these devices run the pinned programs; a failing one is skipped."""
+        From the monotonic time `until` on no device is begun that has something to be done.
+        """
         done = Attached()
         wanted = {ifindex: role for ifindex, role in roles.items() if role.is_attached}
         # uplinks first: each attachment waits for an RCU grace period
         wanted = dict(sorted(wanted.items(), key=lambda item: item[1].flags & DeviceFlag.POD))
         done.removed = self._remove_links_except(wanted)
         for ifindex, role in wanted.items():
+            if until is not None and time.monotonic() >= until and done.changed:
+                done.is_complete = False
+                break
             for direction in directions(role.flags):
                 name = program_name(role.flags, direction)
                 try:
@@ -78,6 +83,7 @@ class PacketHooks:
                 except OSError as error:
                     if error.errno != errno.ENODEV:  # went away meanwhile: a notice follows
                         done.failures[role.device.name] = os.strerror(error.errno or 0)
+        done.by = "tcx" if self._use_tcx else "clsact"
         if not self._use_tcx:
             done.removed += remove_filters(self._directory, self._cookie, roles, keep=wanted)
         return done

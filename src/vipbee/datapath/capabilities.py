@@ -10,6 +10,7 @@ from vipbee.errors import EnvironmentUnusable
 REMEDY = "run as root, or grant these capabilities"
 
 # bits of linux/capability.h
+_SETGID, _SETUID, _SETPCAP = 6, 7, 8
 _NET_ADMIN, _SYS_ADMIN, _PERFMON, _BPF = 12, 21, 38, 39
 _NEEDED = (("CAP_BPF", _BPF), ("CAP_PERFMON", _PERFMON), ("CAP_NET_ADMIN", _NET_ADMIN))
 
@@ -20,6 +21,13 @@ def lacking() -> list[str]:
     # before 5.8 CAP_SYS_ADMIN was the first two, and it still implies them
     implied = {_BPF, _PERFMON} if may_administer() else set()
     return [name for name, bit in _NEEDED if not held >> bit & 1 and bit not in implied]
+
+
+def lacking_to_change_user() -> list[str]:
+    """What it takes to become another user for good, as far as it is not effective."""
+    held = _effective()
+    needed = (("CAP_SETGID", _SETGID), ("CAP_SETUID", _SETUID), ("CAP_SETPCAP", _SETPCAP))
+    return [name for name, bit in needed if not held >> bit & 1]
 
 
 def may_administer() -> bool:

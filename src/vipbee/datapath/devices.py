@@ -1,32 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network devices of this namespace: read them all, and notice changes.
+"""The network devices of this namespace, read all at once.
 
-Every change leads to a full read, so a lost notice costs nothing but time (F68). What
-a device is used for is decided in device_roles.py.
+What a device is used for is decided in device_roles.py; changes are noticed by
+device_notices.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from vipbee.address import V4_PREFIX
 from vipbee.datapath import rtnetlink as nl
-
-_RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x8, 0x10, 0x100
-_RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
-_GROUPS = (
-    _RTMGRP_LINK
-    | _RTMGRP_TC  # somebody may remove our filter (F52)
-    | _RTMGRP_IPV4_IFADDR
-    | _RTMGRP_IPV6_IFADDR
-    | _RTMGRP_IPV4_ROUTE
-    | _RTMGRP_IPV6_ROUTE
-)
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID = 3, 4, 10, 18, 37
@@ -38,9 +25,6 @@ _IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # dad failed, deprecated, tentative
 _SCOPE_UNIVERSE = 0
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _RTN_UNICAST, _TABLE_MAIN = 1, 254
-
-SETTLE_S = 0.05
-"""A pod's device comes as a burst of notices; one read answers them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +71,7 @@ def read_devices() -> dict[int, Device]:
     return found
 
 
-async def device_changes() -> AsyncIterator[None]:
-    """Yield once at the start, then whenever devices may have changed (bursts as one)."""
-    loop = asyncio.get_running_loop()
-    changed = asyncio.Event()
-    changed.set()
-    with nl.open_notices(_GROUPS) as netlink:
-
-        def drain() -> None:
-            try:
-                matters = [_matters(notice) for notice in nl.read_notices(netlink)]
-            except OSError:  # ENOBUFS: some were lost, so anything may have happened
-                matters = [True]
-            if any(matters):
-                changed.set()
-
-        loop.add_reader(netlink, drain)
-        try:
-            while True:
-                await changed.wait()
-                await asyncio.sleep(SETTLE_S)
-                changed.clear()
-                yield
-        finally:
-            loop.remove_reader(netlink)
-
-
 # ---- parts -----------------------------------------------------------------------------
-
-
-def _matters(notice: nl.Message) -> bool:
-    """Of routes only default ones do: a node may learn a route for each pod, or a million."""
-    if notice.type in (nl.NEWROUTE, nl.DELROUTE):
-        _, prefix_length = struct.unpack_from("=BB", notice.body)
-        return bool(prefix_length == 0)
-    return True
 
 
 def _read_addresses() -> dict[int, list[tuple[bytes, int]]]:

@@ -12,28 +12,13 @@ from pathlib import Path
 
 from vipbee.abi import MapName
 from vipbee.datapath.objectfile import ObjectFile
-from vipbee.datapath.syscall import ATTACH_TYPES
-from vipbee.errors import KernelError
-
-SOCKET_PROGRAMS = tuple(ATTACH_TYPES)
-STALE_ITERATOR = "vipbee_stale"
-RELEASE_ITERATOR = "vipbee_release"
-
-PACKET_PROGRAMS = tuple(
-    f"vipbee_{hook}{suffix}"
-    for suffix in ("", "_l3")
-    for hook in ("uplink_in", "uplink_out", "pod_in", "pod_out")
+from vipbee.datapath.programs import (
+    RELEASE_ITERATOR,
+    SOCKET_PROGRAMS,
+    STALE_ITERATOR,
+    SWEEP_ITERATOR,
 )
-"""The _l3 twins are for devices without Ethernet header."""
-
-SWEEP_PROGRAMS = {
-    "vipbee_sweep_outside": MapName.CONNTRACK_OUTSIDE,
-    "vipbee_orphans_outside": MapName.NAT_OUTSIDE,
-    "vipbee_sweep_pod": MapName.CONNTRACK_POD,
-    "vipbee_orphans_pod": MapName.NAT_POD,
-}
-"""Iterators, and the map each walks; in this order."""
-SWEEP_ITERATOR = next(iter(SWEEP_PROGRAMS))
+from vipbee.errors import KernelError
 
 PACKET_MAPS = tuple(
     str(name)

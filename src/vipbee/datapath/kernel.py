@@ -20,7 +20,7 @@ from vipbee.abi import Layouts, MapName
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Capacity, Records, Snapshot
 from vipbee.datapath import address_filter, syscall
-from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.pins import Pinned
 from vipbee.errors import CapacityError, EnvironmentUnusable, KernelError
 
 _WINDOW_BYTES = 4 << 20  # a multiple of every stride and of the page size
@@ -59,12 +59,14 @@ _PACKET_TABLES = {
     MapName.NAT_NEW_POD: ("flow_tuple", "nat"),
 }
 """Pinned if the packet layer was ever on."""
+TABLES = tuple(_TABLES | _PACKET_TABLES)
+"""Every map that is opened here, if it is pinned."""
 
 
 class KernelTables:
     """Pinned maps, open. Close it, or use it as a context manager."""
 
-    def __init__(self, directory: PinDirectory, layouts: Layouts) -> None:
+    def __init__(self, directory: Pinned, layouts: Layouts) -> None:
         """Open every table; raise EnvironmentUnusable if a pin is missing."""
         self._directory = directory
         self._layouts = layouts
@@ -76,7 +78,7 @@ class KernelTables:
         """Open what is pinned now, in place of what is open."""
         self.close()
         self._infos.clear()
-        for name in (*_TABLES, *_PACKET_TABLES):
+        for name in TABLES:
             fd = self._directory.get("maps", name)
             if fd is None and name in _PACKET_TABLES:
                 continue

@@ -24,16 +24,11 @@ import numpy as np
 
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins, syscall
-from vipbee.datapath.features import (
-    PACKET_MAPS,
-    PACKET_PROGRAMS,
-    SOCKET_PROGRAMS,
-    SWEEP_PROGRAMS,
-    Features,
-)
+from vipbee.datapath.features import PACKET_MAPS, Features
 from vipbee.datapath.mounts import mount_of, mounts
 from vipbee.datapath.objectfile import RODATA, ObjectFile
 from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.programs import PACKET_PROGRAMS, SOCKET_PROGRAMS, SWEEP_PROGRAMS
 from vipbee.datapath.syscall import ATTACH_TYPES
 from vipbee.errors import EnvironmentUnusable, KernelError
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's own network namespace: its cookie and the addresses of its interfaces."""
+"""The addresses of the interfaces in the agent's own network namespace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from vipbee.address import V4_PREFIX
 from vipbee.datapath import rtnetlink as nl
 
-_SO_NETNS_COOKIE = 71
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _SCOPE_UNIVERSE = 0
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -20,17 +19,6 @@ _RTA_DST, _RTA_OIF = 1, 4
 _ELSEWHERE = ("198.51.100.1", "2001:db8::1")  # documentation: routed like the rest
 _IFA_F_UNUSABLE = 0x08 | 0x40  # dad failed, tentative
 _IFA_F_DEPRECATED = 0x20  # no source for new connections, still reached by old ones
-
-
-def netns_cookie() -> int:
-    """The cookie BPF sees for this namespace; 0 if the kernel cannot tell (below 5.14)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return 0
-    (cookie,) = struct.unpack("=Q", raw)
-    return int(cookie)
 
 
 def local_addresses() -> tuple[bytes, ...]:

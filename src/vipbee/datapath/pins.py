@@ -23,6 +23,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import syscall
@@ -35,16 +36,23 @@ _KERNELS_OWN = {"maps.debug", "progs.debug"}  # in the root of each mounted bpff
 _LAYOUT = re.compile(rf"(?:{_UNFINISHED}-)?v[0-9]+", re.ASCII)
 
 
+class Pinned(Protocol):
+    """Where pinned objects are had from: the directory itself, or who may open it for us."""
+
+    def get(self, kind: str, name: str) -> int | None:
+        """A new fd for the pinned object, or None."""
+
+
 class PinDirectory:
     """One layout version's pins: `get`, `put`, `names`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, kind: str, name: str) -> int | None:
-        """A new fd for the pinned object, or None."""
+    def get(self, kind: str, name: str, *, read_only: bool = False) -> int | None:
+        """A new fd for the pinned object, or None. `read_only` is for maps."""
         try:
-            return syscall.obj_get(str(self._pin(kind, name)))
+            return syscall.obj_get(str(self._pin(kind, name)), read_only=read_only)
         except FileNotFoundError:
             return None
 

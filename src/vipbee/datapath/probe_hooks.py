@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vipbee.datapath import syscall
-from vipbee.datapath.features import SIZED_MAPS, SOCKET_PROGRAMS, Features
+from vipbee.datapath.features import SIZED_MAPS, Features
 from vipbee.datapath.finding import Finding, Result, missing, reason_of, remedy_of
 from vipbee.datapath.mounts import HOST_ROOT_INODE, find_cgroup_root, mount_of, mounts
-from vipbee.datapath.netns import netns_cookie
+from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.datapath.objectfile import ObjectFile
+from vipbee.datapath.programs import SOCKET_PROGRAMS
 from vipbee.errors import KernelError, VipbeeError
 
 _CHILD = "vipbee-check-"  # + pid: the cgroup programs are attached to

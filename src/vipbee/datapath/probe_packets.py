@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 
 from vipbee.datapath import syscall
-from vipbee.datapath.features import PACKET_PROGRAMS, Features, try_load
+from vipbee.datapath.features import Features, try_load
 from vipbee.datapath.finding import Finding, Result, reason_of
+from vipbee.datapath.programs import PACKET_PROGRAMS
 
 _LOOPBACK = 1  # every network namespace has it, under this number
 

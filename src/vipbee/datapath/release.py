@@ -22,32 +22,47 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from vipbee.abi import Layouts, MapName
+from vipbee.abi import MapName
 from vipbee.datapath import syscall
-from vipbee.datapath.features import RELEASE_ITERATOR, STALE_ITERATOR
 from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.programs import RELEASE_ITERATOR, STALE_ITERATOR
 
 _CLONE_NEWNET = 0x40000000
 _NETLINK_SOCK_DIAG, _SOCK_DESTROY = 4, 21
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 
 
-def release_stale_sockets(directory: PinDirectory, layouts: Layouts) -> int:
+class StaleSocket(NamedTuple):
+    """struct stale_socket; addresses and ports in network order. A test compares the layout."""
+
+    local_address: bytes  # 16
+    remote_address: bytes
+    local_port: bytes  # 2
+    remote_port: bytes
+    netns_inode: int
+    ifindex: int
+    family: int
+    protocol: int
+
+
+STALE_SOCKET = struct.Struct("=16s16s2s2sIIBB2x")
+
+
+def release_stale_sockets(directory: PinDirectory) -> int:
     """Release every stale UDP socket of the node; return how many.
 
     0 as well if this kernel has no iterator over socket storage. A namespace that no
     process and no /run/netns entry holds cannot be entered and is left alone; without
     CAP_SYS_ADMIN that is every namespace but our own.
     """
-    stale = find_stale_sockets(directory, layouts)
-    if not len(stale):
+    stale = find_stale_sockets(directory)
+    if not stale:
         return 0
-    by_namespace: dict[int, list[np.void]] = defaultdict(list)
+    by_namespace: dict[int, list[StaleSocket]] = defaultdict(list)
     for record in stale:
-        by_namespace[int(record["netns_inode"])].append(record)
+        by_namespace[record.netns_inode].append(record)
     own, paths = os.stat("/proc/self/ns/net").st_ino, _namespace_paths()
     released = 0
     for inode, sockets in by_namespace.items():
@@ -60,12 +75,11 @@ def release_stale_sockets(directory: PinDirectory, layouts: Layouts) -> int:
     return released
 
 
-def find_stale_sockets(directory: PinDirectory, layouts: Layouts) -> np.ndarray:
-    """Stale sockets of all namespaces as an array of struct stale_socket."""
-    dtype = layouts["stale_socket"]
+def find_stale_sockets(directory: PinDirectory) -> list[StaleSocket]:
+    """Stale sockets of all namespaces."""
     program = directory.get("programs", STALE_ITERATOR)
     if program is None:
-        return np.zeros(0, dtype=dtype)
+        return []
     storage = directory.get("maps", MapName.SOCKET_FLOWS)
     try:
         raw = _run_iterator(program, storage)
@@ -73,7 +87,7 @@ def find_stale_sockets(directory: PinDirectory, layouts: Layouts) -> np.ndarray:
         os.close(program)
         if storage is not None:
             os.close(storage)
-    return np.frombuffer(raw, dtype=dtype)
+    return [StaleSocket(*fields) for fields in STALE_SOCKET.iter_unpack(raw)]
 
 
 def _run_iterator(program_fd: int, map_fd: int | None = None) -> bytes:
@@ -89,7 +103,7 @@ def _run_iterator(program_fd: int, map_fd: int | None = None) -> bytes:
     return bytes(output)
 
 
-def _release(directory: PinDirectory, sockets: Sequence[np.void]) -> int:
+def _release(directory: PinDirectory, sockets: Sequence[StaleSocket]) -> int:
     """In the namespace of `sockets`: release what is stale there."""
     program = directory.get("programs", RELEASE_ITERATOR)
     if program is None:
@@ -100,18 +114,16 @@ def _release(directory: PinDirectory, sockets: Sequence[np.void]) -> int:
         os.close(program)
 
 
-def _destroy(record: np.void) -> bool:
+def _destroy(record: StaleSocket) -> bool:
     """SOCK_DESTROY by addresses through sock_diag; False if the socket is gone already."""
-    v4 = record["family"] == socket.AF_INET
+    v4 = record.family == socket.AF_INET
     addresses = b""
-    for name in ("local_address", "remote_address"):
-        raw = record[name].tobytes()
+    for raw in (record.local_address, record.remote_address):
         addresses += raw[12:] + b"\0" * 12 if v4 else raw
-    # A NumPy scalar is in host order, whatever the order of the field it came from.
-    ports = struct.pack("!HH", int(record["local_port"]), int(record["remote_port"]))
     # struct inet_diag_req_v2 with struct inet_diag_sockid; no cookie: addresses decide
-    request = struct.pack("=BBBBI", record["family"], record["protocol"], 0, 0, 0xFFFFFFFF)
-    request += ports + addresses + struct.pack("=III", record["ifindex"], 0xFFFFFFFF, 0xFFFFFFFF)
+    request = struct.pack("=BBBBI", record.family, record.protocol, 0, 0, 0xFFFFFFFF)
+    request += record.local_port + record.remote_port + addresses
+    request += struct.pack("=III", record.ifindex, 0xFFFFFFFF, 0xFFFFFFFF)
     header = struct.pack(
         "=IHHII", 16 + len(request), _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0
     )

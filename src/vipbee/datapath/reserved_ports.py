@@ -10,41 +10,42 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from pathlib import Path
 
-import numpy as np
-
-from vipbee.abi import Layouts, MapName
+from vipbee.abi import MapName
 from vipbee.core.port_ranges import PortRange, format_port_list, parse_port_list
 from vipbee.datapath import syscall
-from vipbee.datapath.netns import netns_cookie
+from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.datapath.pins import PinDirectory
 
 SYSCTL = "net.ipv4.ip_local_reserved_ports"
 PATH = Path("/proc/sys", *SYSCTL.split("."))
 PATH_IN_POD = Path("/run/vipbee", PATH.name)
 """A pod's own /proc/sys is read-only; deploy/ mounts this one file of the node's there."""
-_KEY = np.zeros(1, dtype=np.uint32)
+_KEY = bytearray(4)
+NOTE = struct.Struct("=Q8192s")
+"""struct reserved_ports: the namespace's cookie, a bit for each port; a test compares."""
 
 
-def reserve(directory: PinDirectory, layouts: Layouts, wanted: PortRange | None) -> bool:
+def reserve(directory: PinDirectory, wanted: PortRange | None) -> bool:
     """Reserve these ports and no longer those added earlier; None: only the latter.
 
     True if the sysctl was written. OSError if it cannot be: /proc/sys is often read-only
     in containers.
     """
     present = parse_port_list(_path().read_text())
-    before = _read_note(directory, layouts)
+    before = _read_note(directory)
     theirs = present - before
     ours = (wanted.ports if wanted else frozenset()) - theirs
     target = theirs | ours
     if target == present and ours == before:
         return False
     # noted before it is done, and again when it is: a kill in between forgets nothing
-    _write_note(directory, layouts, before | ours)
+    _write_note(directory, before | ours)
     if target != present:
         _path().write_text(format_port_list(target) + "\n")
-    _write_note(directory, layouts, ours)
+    _write_note(directory, ours)
     return target != present
 
 
@@ -61,32 +62,32 @@ def _path() -> Path:
     return PATH_IN_POD if PATH_IN_POD.exists() else PATH
 
 
-def _read_note(directory: PinDirectory, layouts: Layouts) -> frozenset[int]:
+def _read_note(directory: PinDirectory) -> frozenset[int]:
     """What was added in this namespace; nothing if there is no note."""
-    note = np.zeros(1, layouts["reserved_ports"])
+    raw = bytearray(NOTE.size)
     fd = directory.get("maps", MapName.RESERVED_PORTS)
     if fd is None:
         return frozenset()
     try:
-        syscall.map_lookup(fd, _KEY, note)
+        syscall.map_lookup(fd, _KEY, raw)
     finally:
         os.close(fd)
-    if int(note["netns_cookie"][0]) != netns_cookie():
+    cookie, bits = NOTE.unpack(raw)
+    if cookie != netns_cookie():
         return frozenset()
-    bits = np.unpackbits(note["bits"].view(np.uint8), bitorder="little")
-    return frozenset(np.flatnonzero(bits).tolist())
+    return frozenset(
+        8 * at + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1
+    )
 
 
-def _write_note(directory: PinDirectory, layouts: Layouts, ports: frozenset[int]) -> None:
+def _write_note(directory: PinDirectory, ports: frozenset[int]) -> None:
     fd = directory.get("maps", MapName.RESERVED_PORTS)
     if fd is None:
         raise FileNotFoundError(errno.ENOENT, "the pin of the map reserved_ports is missing")
-    bits = np.zeros(1 << 16, np.uint8)
-    bits[list(ports)] = 1
-    note = np.zeros(1, layouts["reserved_ports"])
-    note["netns_cookie"] = netns_cookie()
-    note["bits"] = np.packbits(bits, bitorder="little").view("<u8")
+    bits = bytearray(1 << 13)
+    for port in ports:
+        bits[port >> 3] |= 1 << (port & 7)
     try:
-        syscall.map_update(fd, _KEY, note)
+        syscall.map_update(fd, _KEY, bytearray(NOTE.pack(netns_cookie(), bytes(bits))))
     finally:
         os.close(fd)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bpf(2), one function per command that vipbee uses. No policy, no state.
 
+Must not import NumPy: the privileged process, which stays small, uses this too.
 Buffers are writable NumPy arrays or bytearrays owned by the caller. Every function
 raises OSError with the kernel's errno. The attribute block is always larger than the
 kernel's: a zero tail is accepted by every version.
@@ -13,9 +14,12 @@ import os
 import platform
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+    Buffer = np.ndarray | bytearray
 
 _NUMBER: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 _LIBC = c.CDLL(None, use_errno=True)
@@ -47,16 +51,15 @@ TCX_EGRESS: Final = 47
 LINK_TYPE_TCX: Final = 11
 
 _F_REPLACE: Final = 4
+_F_RDONLY: Final = 8
 _F_BEFORE: Final = 8
 _F_AFTER: Final = 16
 
-Buffer = np.ndarray | bytearray
-
 
 def _address_of(buffer: Buffer) -> int:
-    if isinstance(buffer, np.ndarray):
-        return int(buffer.ctypes.data)
-    return c.addressof(c.c_char.from_buffer(buffer))
+    if isinstance(buffer, bytearray):
+        return c.addressof(c.c_char.from_buffer(buffer))
+    return int(buffer.ctypes.data)
 
 
 def _bpf(command: int, attributes: bytearray) -> int:
@@ -171,10 +174,11 @@ def obj_pin(fd: int, path: str) -> None:
     _bpf(_OBJ_PIN, _block("=QII", _address_of(name), fd, 0))
 
 
-def obj_get(path: str) -> int:
-    """Open a pinned map, program or link; returns a new fd."""
+def obj_get(path: str, *, read_only: bool = False) -> int:
+    """Open a pinned map, program or link; returns a new fd. `read_only` is for maps."""
     name = bytearray(os.fsencode(path) + b"\0")
-    return _bpf(_OBJ_GET, _block("=QII", _address_of(name), 0, 0))
+    flags = _F_RDONLY if read_only else 0
+    return _bpf(_OBJ_GET, _block("=QII", _address_of(name), 0, flags))
 
 
 # ---- information ------------------------------------------------------------------------
@@ -225,14 +229,14 @@ def map_by_id(map_id: int) -> int:
 
 
 def program_info(fd: int) -> ProgramInfo:
-    ids = np.zeros(64, dtype=np.uint32)
+    ids = bytearray(4 * 64)
     buffer = bytearray(128)
     # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56
-    struct.pack_into("=IQ", buffer, 52, len(ids), ids.ctypes.data)
+    struct.pack_into("=IQ", buffer, 52, 64, _address_of(ids))
     _info(fd, buffer)
     kind, number = struct.unpack_from("=II", buffer)
     (count,) = struct.unpack_from("=I", buffer, 52)
-    return ProgramInfo(kind, number, buffer[8:16].hex(), tuple(int(i) for i in ids[:count]))
+    return ProgramInfo(kind, number, buffer[8:16].hex(), struct.unpack_from(f"={count}I", ids))
 
 
 def link_info(fd: int) -> LinkInfo:
@@ -265,24 +269,24 @@ def link_create_tcx(program_fd: int, ifindex: int, attach_type: int, *, first: b
 
 def tcx_links(ifindex: int, attach_type: int) -> tuple[int, ...]:
     """Ids of the tcx links of a device of this namespace, in the order they run."""
-    programs, links = np.zeros(128, dtype=np.uint32), np.zeros(128, dtype=np.uint32)
-    block = _block("=IIIIQI", ifindex, attach_type, 0, 0, programs.ctypes.data, len(programs))
-    struct.pack_into("=Q", block, 40, links.ctypes.data)
+    programs, links = bytearray(4 * 128), bytearray(4 * 128)
+    block = _block("=IIIIQI", ifindex, attach_type, 0, 0, _address_of(programs), 128)
+    struct.pack_into("=Q", block, 40, _address_of(links))
     try:
         _bpf(_PROG_QUERY, block)
     except FileNotFoundError:  # nothing is attached, or no such device
         return ()
     (count,) = struct.unpack_from("=I", block, 24)
-    return tuple(int(number) for number in links[:count])
+    return struct.unpack_from(f"={count}I", links)
 
 
 def link_create_iter(program_fd: int, map_fd: int | None = None) -> int:
     """A link for an iterator program, over the elements of one map if given."""
     block = _block("=IIII", program_fd, 0, _ATTACH_ITER, 0)
-    target = np.zeros(4, dtype=np.uint32)  # union bpf_iter_link_info, zero-padded
+    target = bytearray(16)  # union bpf_iter_link_info, zero-padded
     if map_fd is not None:
-        target[0] = map_fd
-        struct.pack_into("=QI", block, 16, target.ctypes.data, 4)
+        struct.pack_into("=I", target, 0, map_fd)
+        struct.pack_into("=QI", block, 16, _address_of(target), 4)
     return _bpf(_LINK_CREATE, block)
 
 

@@ -117,9 +117,11 @@ class Agent:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
-        while self.is_running:
+        while self.is_running or self.pids:  # its privileged helper ends just after it
             if time.monotonic() > deadline:
-                raise LabError(f"the agent of {self.place.name} ignores {number.name}")
+                raise LabError(
+                    f"the agent of {self.place.name} ignores {number.name}: {self._log_tail()}"
+                )
             time.sleep(POLL_S)
         self._process = None
 

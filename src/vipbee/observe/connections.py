@@ -28,7 +28,8 @@ from msgspec import Struct
 
 from vipbee.abi import AffinityClient, ConntrackFlag, MapName
 from vipbee.address import family_of, format_address, format_endpoint, parse_address
-from vipbee.core.lifetimes import STATE_NAMES, Lifetimes, ages_s, remaining_s, states
+from vipbee.core.connection_age import STATE_NAMES, ages_s, remaining_s, states
+from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.snapshot import Records, Snapshot
 from vipbee.errors import UsageError
 from vipbee.observe.readings import text

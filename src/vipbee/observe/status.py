@@ -5,7 +5,8 @@ running        an agent is alive and holds the lock
 programmed     the pins are there: Services are forwarded, agent or not
 layout, bpfRoot
 agent          pid, version, node, source, started, lastSync (RFC 3339 or null), audits,
-               repairs; of the last agent if none runs; null if there never was one
+               repairs; of the last agent if none runs; null if there never was one;
+               rights: a sentence, null if none runs
 hooks          list of: name, programId, tag, cgroup (path or null), attached,
                current (null: not known; false: another version's program)
 packetLb       the packet layer is on
@@ -43,6 +44,7 @@ class AgentView(Struct, rename="camel", kw_only=True):
     last_sync: str | None
     audits: int
     repairs: int
+    rights: str | None = None
 
 
 class HookView(Struct, rename="camel", kw_only=True):

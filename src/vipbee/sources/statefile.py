@@ -25,24 +25,21 @@ from pathlib import Path
 from vipbee.errors import SourceError
 from vipbee.sources.decode import Decoded, decode_objects
 from vipbee.sources.events import Failed, Loaded, Removed, SourceEvent, Synced
+from vipbee.sources.files import OWN_RIGHTS, Files, FileState
 
-SUFFIXES = (".yaml", ".yml", ".json")
 SETTLE_S = 0.05
 MAX_DEFERRALS = 3
 """Polls for which a file that keeps changing is left alone; then it is read as it is."""
 DEFAULT_MAX_BYTES = 256 << 20
 
 
-_Identity = tuple[int, int, int, int, int]
-
-
 @dataclass(slots=True)
 class _File:
-    identity: _Identity | None = None  # of the content last taken or refused
+    identity: FileState | None = None  # of the content last taken or refused
     digest: bytes = b""
     decoded: Decoded | None = None  # last good
     failure: str | None = None  # reported, and not over yet
-    seen: _Identity | None = None  # when last left alone to settle
+    seen: FileState | None = None  # when last left alone to settle
     deferrals: int = 0
 
 
@@ -59,11 +56,13 @@ class StateFileSource:
         *,
         poll_interval_s: float = 0.2,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        files: Files = OWN_RIGHTS,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._path = Path(path)
         self._poll_interval_s = poll_interval_s
         self._max_bytes = max_bytes
+        self._disk = files
         self._clock_ns = clock_ns
         self._files: dict[str, _File] = {}
         self._listing_failure: str | None = None
@@ -113,16 +112,9 @@ class StateFileSource:
 
     def _listing(self) -> dict[str, None]:
         """Names of the files to read, sorted; raise OSError if that is not known."""
-        if not stat.S_ISDIR(os.stat(self._path).st_mode):
+        if not stat.S_ISDIR(self._disk.state(self._path).mode):
             return {str(self._path): None}
-        with os.scandir(self._path) as entries:
-            found = [
-                entry.path
-                for entry in entries
-                if entry.name.endswith(SUFFIXES)
-                and not entry.name.startswith(".")
-                and not entry.is_dir()
-            ]
+        found = [os.path.join(self._path, name) for name in self._disk.names(self._path)]
         return dict.fromkeys(sorted(found))
 
     def _fail_listing(self, error: OSError, events: list[SourceEvent]) -> None:
@@ -148,9 +140,8 @@ class StateFileSource:
 
     def _look_at(self, name: str, file: _File) -> SourceEvent | None:
         try:
-            status = os.stat(name)
-            identity = _identity(status)
-            if identity == file.identity or self._must_settle(file, status, identity):
+            identity = self._disk.state(name)
+            if identity == file.identity or self._must_settle(file, identity):
                 return None
             data = self._read(name)
         except OSError as error:
@@ -164,9 +155,9 @@ class StateFileSource:
         file.identity = identity
         return self._decode(name, file, data)
 
-    def _must_settle(self, file: _File, status: os.stat_result, identity: _Identity) -> bool:
+    def _must_settle(self, file: _File, identity: FileState) -> bool:
         """Whether to leave a file alone that changed a moment ago, or is changing still."""
-        age_s = (self._clock_ns() - status.st_ctime_ns) / 1e9
+        age_s = (self._clock_ns() - identity.ctime_ns) / 1e9
         if identity == file.seen or not 0 <= age_s < SETTLE_S:
             file.deferrals = 0
             return False
@@ -179,21 +170,20 @@ class StateFileSource:
 
     def _read(self, name: str) -> bytes | None:
         """Content of the file; None if it changed meanwhile."""
-        # O_NONBLOCK: opening a FIFO must not hang the source.
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = self._disk.open(name)
         with open(descriptor, "rb", buffering=0) as opened:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
+            before = FileState.of(os.fstat(descriptor))
+            if not stat.S_ISREG(before.mode):
                 raise SourceError(f"{name} is not a regular file")
-            if before.st_size > self._max_bytes:
+            if before.size > self._max_bytes:
                 raise SourceError(
-                    f"{name} has {before.st_size >> 20} MiB, more than the"
+                    f"{name} has {before.size >> 20} MiB, more than the"
                     f" {self._max_bytes >> 20} MiB accepted: split it into a directory of files"
                 )
-            data = opened.read(before.st_size + 1)
-            after = os.fstat(descriptor)
-        is_stable = _identity(before) == _identity(after) == _identity(os.stat(name))
-        return data if is_stable and len(data) == before.st_size else None
+            data = opened.read(before.size + 1)
+            after = FileState.of(os.fstat(descriptor))
+        is_stable = before == after == self._disk.state(name)
+        return data if is_stable and len(data) == before.size else None
 
     def _decode(self, name: str, file: _File, data: bytes) -> SourceEvent | None:
         """Event for new content; None if it says what the file said before."""
@@ -218,17 +208,6 @@ class StateFileSource:
         if self._is_deferring:
             return min(SETTLE_S, self._poll_interval_s)
         return min(max(self._poll_interval_s, 9 * poll_took_s), 0.6)
-
-
-def _identity(status: os.stat_result) -> _Identity:
-    """What differs between two contents of one name."""
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,  # also moves when somebody sets mtime back
-    )
 
 
 def _failed(name: str, file: _File, reason: str) -> Failed | None:

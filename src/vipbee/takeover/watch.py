@@ -14,10 +14,12 @@ from collections.abc import Callable
 
 import structlog
 
-from vipbee.errors import EnvironmentUnusable, VipbeeError
+from vipbee.errors import EnvironmentUnusable
 from vipbee.model import Problem
-from vipbee.takeover.rules import Removed, find_rules, remove_rules
+from vipbee.takeover.outcome import Step
+from vipbee.takeover.rules import find_rules
 from vipbee.takeover.running import find_running
+from vipbee.takeover.step import take_step
 
 log = structlog.get_logger()
 
@@ -44,8 +46,15 @@ def refuse_beside_kube_proxy() -> None:
 class Takeover:
     """Removes kube-proxy's rules once vipbee serves in its place."""
 
-    def __init__(self, is_programmed: Callable[[], bool], *, packet_lb: bool) -> None:
+    def __init__(
+        self,
+        is_programmed: Callable[[], bool],
+        take_step: Callable[[], Step] = take_step,
+        *,
+        packet_lb: bool,
+    ) -> None:
         self._is_programmed = is_programmed
+        self._take_step = take_step
         self._packet_lb = packet_lb
         self._problems: tuple[Problem, ...] = ()
         self._lasting: tuple[str, ...] = ()  # about what was removed
@@ -66,22 +75,21 @@ class Takeover:
 
     def _step(self) -> bool:
         """Look, and remove; True if there is still something to do soon."""
-        if running := find_running():
-            self._say(f"kube-proxy runs ({running}): stop it; its rules stay until then")
+        step = self._take_step()
+        if step.running:
+            self._say(f"kube-proxy runs ({step.running}): stop it; its rules stay until then")
             return True
-        try:
-            rules = find_rules()
-            if rules:
-                self._report(str(rules), remove_rules(rules))
-        except VipbeeError as error:
-            self._say(f"its rules cannot be removed: {error}")
+        if step.error:
+            self._say(f"its rules cannot be removed: {step.error}")
             return True
+        if step.found:
+            self._report(step)
         self._say(*self._lasting)
         return False
 
-    def _report(self, found: str, removed: Removed) -> None:
-        log.info("kube-proxy's rules removed", found=found, chains=removed.chains)
-        messages = [f"{name} stays, it is in use: {by}" for name, by in removed.kept.items()]
+    def _report(self, step: Step) -> None:
+        log.info("kube-proxy's rules removed", found=step.found, chains=step.chains)
+        messages = [f"{name} stays, it is in use: {by}" for name, by in step.kept.items()]
         if not self._packet_lb:
             messages.append(
                 "its rules served clients outside this node, now nobody does:"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ import pytest
 import structlog
 
 import vipbee.agent
+import vipbee.privileged.split
 from vipbee.cli.logs import configure_logs
 from vipbee.cli.main import run
 from vipbee.config import AgentConfig
+from vipbee.privileged.operations import Operations
+from vipbee.privileged.split import Hands
+from vipbee.sources.files import OWN_RIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +37,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentConfig]:
     """Configurations the agent was started with, instead of starting it."""
     configurations: list[AgentConfig] = []
 
-    async def note(config: AgentConfig) -> None:
+    async def note(config: AgentConfig, hands: object) -> None:
         configurations.append(config)
 
+    @contextlib.contextmanager
+    def keep_rights(config: AgentConfig) -> Iterator[Hands]:
+        yield Hands(Operations(config, lambda: pytest.fail("nothing is loaded")), OWN_RIGHTS, None)
+
     monkeypatch.setattr(vipbee.agent, "run", note)
+    monkeypatch.setattr(vipbee.privileged.split, "split", keep_rights)
     return configurations
 
 
@@ -54,6 +64,8 @@ def test_every_option_reaches_the_configuration(started: list[AgentConfig]) -> N
             "--healthz-bind-address=127.0.0.1:1",
             "--metrics-bind-address=",
             "--no-socket-lb",
+            "--user=1234",
+            "--privileged",
             "--log-format=json",
             "--log-level=error",
         ]
@@ -69,6 +81,7 @@ def test_every_option_reaches_the_configuration(started: list[AgentConfig]) -> N
     assert str(config.healthz_bind) == "127.0.0.1:1"
     assert config.metrics_bind is None
     assert not config.socket_lb
+    assert (config.user, config.privileged) == ("1234", True)
     assert (config.log_format, config.log_level) == ("json", "error")
 
 

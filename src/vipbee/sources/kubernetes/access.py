@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vipbee.errors import SourceError
+from vipbee.sources.files import OWN_RIGHTS, Files
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -49,18 +50,33 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """`servers` are URLs without a slash at the end, tried in turn."""
+    """`servers` are URLs without a slash at the end, tried in turn.
+
+    `files` reads what the rest names.
+    """
 
     servers: tuple[str, ...]
     trust: Trust = Trust()
     identity: Identity = Identity()
     proxy: str | None = None
+    files: Files = field(default=OWN_RIGHTS, repr=False, compare=False)
+
+    def named_files(self) -> list[Path]:
+        """The certificates, keys and tokens that are read when they are used."""
+        named = (
+            self.trust.ca_file,
+            self.identity.certificate,
+            self.identity.key,
+            self.identity.token_file,
+        )
+        return [file for file in named if isinstance(file, Path)]
 
 
 def in_cluster(
     environment: Mapping[str, str] = os.environ,
     account: Path = SERVICE_ACCOUNT,
     servers: tuple[str, ...] = (),
+    files: Files = OWN_RIGHTS,
 ) -> Access:
     """Access of a pod by its ServiceAccount; `servers` replaces the ClusterIP it is told.
 
@@ -76,10 +92,15 @@ def in_cluster(
             )
         servers = (f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",)
     token = account / "token"
-    if not token.exists():
-        raise SourceError(f"{token} does not exist: the pod needs a ServiceAccount token")
+    try:
+        files.state(token)
+    except OSError as error:
+        raise SourceError(
+            f"{token} cannot be read ({error.strerror}): the pod needs a ServiceAccount token"
+        ) from None
     return Access(
         servers=servers,
         trust=Trust(ca_file=account / "ca.crt"),
         identity=Identity(token_file=token),
+        files=files,
     )

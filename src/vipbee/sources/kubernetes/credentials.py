@@ -12,6 +12,7 @@ import base64
 import time
 
 from vipbee.errors import SourceError
+from vipbee.sources.files import read_file
 from vipbee.sources.kubernetes.access import Access
 from vipbee.sources.kubernetes.exec_plugin import Credential, run_plugin
 
@@ -70,7 +71,7 @@ class Credentials:
         if self._file_token is not None and now - self._file_token[0] < TOKEN_FILE_AGE_S:
             return self._file_token[1]
         try:
-            token = file.read_text().strip()
+            token = read_file(self._access.files, file).decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise SourceError(f"token file {file} cannot be read: {reason}") from None

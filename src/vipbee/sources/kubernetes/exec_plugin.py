@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from vipbee.errors import SourceError
+from vipbee.sources.files import read_file
 from vipbee.sources.kubernetes.access import Access, ExecPlugin
 
 TIMEOUT_S = 60.0
@@ -100,7 +101,9 @@ def _info(plugin: ExecPlugin, access: Access) -> str:
     if plugin.wants_cluster:
         trust = access.trust
         cluster: dict[str, Any] = {"server": access.servers[0]}
-        authority = trust.ca_data or (trust.ca_file.read_bytes() if trust.ca_file else None)
+        authority = trust.ca_data or (
+            read_file(access.files, trust.ca_file) if trust.ca_file else None
+        )
         if authority:
             cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
         if trust.is_insecure:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from vipbee.errors import SourceError
+from vipbee.sources.files import OWN_RIGHTS, Files, read_file
 from vipbee.sources.kubernetes.access import Access, ExecPlugin, Identity, Trust
 from vipbee.sources.yaml_loader import load_document
 
@@ -87,14 +88,13 @@ class _Kubeconfig(Struct, rename="kebab"):
     current_context: str = ""
 
 
-def load_access(path: Path, servers: tuple[str, ...] = ()) -> Access:
+def load_access(path: Path, servers: tuple[str, ...] = (), files: Files = OWN_RIGHTS) -> Access:
     """Access of the current context; `servers` replaces its address (kube-proxy's --master).
 
     Raise SourceError, one sentence with the file and what is missing in it.
     """
     try:
-        with path.open("rb") as opened:
-            data = opened.read(_MAX_BYTES + 1)
+        data = read_file(files, path, _MAX_BYTES + 1)
     except OSError as error:
         raise SourceError(f"kubeconfig {path} cannot be read: {error.strerror}") from None
     if len(data) > _MAX_BYTES:
@@ -104,7 +104,7 @@ def load_access(path: Path, servers: tuple[str, ...] = ()) -> Access:
         config = msgspec.convert(document, _Kubeconfig)
     except msgspec.ValidationError as error:
         raise SourceError(f"kubeconfig {path}: {error}") from None
-    return _Reader(path, config).access(servers)
+    return _Reader(path, config).access(servers, files)
 
 
 class _Reader:
@@ -112,7 +112,7 @@ class _Reader:
         self._path = path
         self._config = config
 
-    def access(self, servers: tuple[str, ...]) -> Access:
+    def access(self, servers: tuple[str, ...], files: Files) -> Access:
         name = self._config.current_context
         if not name:
             raise self._error("has no current-context: set one with `kubectl config use-context`")
@@ -139,6 +139,7 @@ class _Reader:
             ),
             identity=self._identity(users.get(context.user) or _User(), context.user),
             proxy=cluster.proxy_url or None,
+            files=files,
         )
 
     def _servers(self, servers: tuple[str, ...], cluster: str) -> tuple[str, ...]:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading in a process that ends with it, so that the helper never holds NumPy or libbpf.
+
+Forked early it gets ready (imports, probing what the kernel can) while the agent does its own
+imports, and loads when told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from vipbee.config import AgentConfig
+from vipbee.privileged import failures
+from vipbee.privileged.child import run_child
+from vipbee.privileged.requests import Answer, Failed, Started, decode_answer, encode
+
+_GO = b"g"
+
+
+class LoaderProcess:
+    """A child that gets ready and waits for `result`; it ends when nobody waits any more."""
+
+    def __init__(self, config: AgentConfig, close: Callable[[], None]) -> None:
+        """`close` closes in the child what is not its business."""
+        told, self._tell = os.pipe()
+        self._answers, answer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._tell)
+            os.close(self._answers)
+            run_child(lambda: _write(answer, _run(config, told)), close)
+        os.close(told)
+        os.close(answer)
+
+    def result(self) -> Started:
+        """Let it load, and wait; raise what it raised."""
+        with contextlib.suppress(BrokenPipeError):  # it has died: the other pipe says so
+            os.write(self._tell, _GO)
+        os.close(self._tell)
+        with open(self._answers, "rb") as answers:
+            said = answers.read()
+        with contextlib.suppress(ChildProcessError):  # reaped already, if it died early
+            os.waitpid(self._pid, 0)
+        if not said:
+            raise RuntimeError("the process that loads the datapath has died")
+        answer = decode_answer(said)
+        if isinstance(answer, Failed):
+            raise failures.error_of(answer)
+        assert isinstance(answer, Started)
+        return answer
+
+
+def _run(config: AgentConfig, told: int) -> Answer | None:
+    """In the child: the answer, None if nobody asked."""
+    try:
+        from vipbee.privileged.loading import load_datapath, load_request
+
+        request = load_request(config)
+    except Exception as error:
+        failure = failures.failed(error)
+        return failure if os.read(told, 1) else None
+    if not os.read(told, 1):
+        return None
+    try:
+        return load_datapath(request)
+    except Exception as error:
+        return failures.failed(error)
+
+
+def _write(fd: int, answer: Answer | None) -> None:
+    if answer is not None:
+        with open(fd, "wb") as file:
+            file.write(encode(answer))
