@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from vipbee.config import AgentConfig
 from vipbee.datapath import capabilities, pins
-from vipbee.errors import EnvironmentUnusable
+from vipbee.errors import EnvironmentUnusable, VipbeeError
 from vipbee.privileged.channel import Channel
 from vipbee.privileged.child import run_child
 from vipbee.privileged.client import Helper, SharedFiles
@@ -63,8 +64,7 @@ def split(config: AgentConfig) -> Iterator[Hands]:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     capabilities.require()
     user = None if config.privileged else find_user(config.user)
-    pins.prepare_root(config.bpf_root)
-    with pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S):
+    with _root(config.bpf_root), pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S):
         if user is not None and (reason := _cannot_split(config, user)):
             user = None
         else:
@@ -76,6 +76,20 @@ def split(config: AgentConfig) -> Iterator[Hands]:
             return
         with _helper(config) as helper:
             yield Hands(helper, SharedFiles(helper), user)
+
+
+@contextlib.contextmanager
+def _root(bpf_root: Path) -> Iterator[None]:
+    """The directory for pins; who does not come as far as to pin anything leaves none behind."""
+    was_there = bpf_root.exists()
+    pins.prepare_root(bpf_root)
+    try:
+        yield
+    except VipbeeError:
+        if not was_there:
+            with contextlib.suppress(OSError):  # something is in it by now, or rights are gone
+                bpf_root.rmdir()
+        raise
 
 
 def _cannot_split(config: AgentConfig, user: User) -> str:
