@@ -11,7 +11,9 @@ written to by somebody else. Only what is consistent is recognised:
   after a crash some frontends may still lead to the old one).
 
 Everything else that a reader may meet rests, as if it had just been given up: nothing is
-put there before the frontends that lead to it have been corrected.
+put there before the frontends that lead to it have been corrected. But a range with more slots
+than its Service port has backends is damage, not a run: were it to rest, one flipped byte could
+leave no room for anybody.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def read_tables(snapshot: Snapshot, layouts: Layouts, capacity: Capacity) -> Ado
     owner, strays = _backend_owners(snapshot, keys, capacity)
     backends = _backends_of(snapshot, owner)
     values = snapshot.frontends
-    spans = _spans(values, capacity.slots)
+    spans = _spans(snapshot, capacity)
     chosen = _choose(snapshot, spans, owner, keys)
 
     programmed = {
@@ -203,8 +205,9 @@ def _backends_of(
     }
 
 
-def _spans(values: Records, slots: int) -> Records:
+def _spans(snapshot: Snapshot, capacity: Capacity) -> Records:
     """Rows (first, end) of all slots a frontend leads to; (0, -1) if they make no sense."""
+    values = snapshot.frontends
     spans = np.zeros((len(values), 2), np.int64)
     cluster, local = values["cluster"], values["local"]
     cluster_first, local_first = cluster["first"].astype(np.int64), local["first"].astype(np.int64)
@@ -216,7 +219,13 @@ def _spans(values: Records, slots: int) -> Records:
     spans[both, 0] = np.minimum(cluster_first, local_first)[both]
     spans[both, 1] = np.maximum(cluster_end, local_end)[both]
     apart = both & ((cluster_first > local_end) | (local_first > cluster_end))
-    spans[apart | (spans[:, 1] > slots)] = (0, -1)
+    # a backend has one slot at most, which also bounds the work that garbage can cause
+    backends = snapshot.backends
+    named = backends["service_id"][backends["flags"] != 0].astype(np.int64)
+    room = np.bincount(named[named < capacity.services], minlength=capacity.services + 1)
+    owned = room[np.minimum(values["service_id"], capacity.services)]
+    too_long = spans[:, 1] - spans[:, 0] > owned
+    spans[apart | too_long | (spans[:, 1] > capacity.slots)] = (0, -1)
     return spans
 
 
@@ -226,10 +235,7 @@ def _choose(
     """Service id → index of the frontend whose run is the Service port's."""
     values = snapshot.frontends
     first_of: dict[int, int] = {}
-    # a backend has one slot at most, which also bounds the work that garbage can cause
-    room = np.bincount(owner, minlength=max(keys, default=0) + 1)
-    ids = np.minimum(values["service_id"], len(room) - 1)
-    sane = ((spans[:, 1] >= 0) & (spans[:, 1] - spans[:, 0] <= room[ids])).tolist()
+    sane = (spans[:, 1] >= 0).tolist()
     for at, service_id in enumerate(values["service_id"].tolist()):
         if service_id in keys and sane[at]:
             first_of.setdefault(service_id, at)

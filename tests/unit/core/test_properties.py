@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.checked_tables import CheckedTables
@@ -283,7 +283,12 @@ def test_an_audit_repairs_whatever_was_done_to_the_tables(
     assert desired.audit(tables.snapshot()) == []
 
 
+THREE_BACKENDS = service_port("a", [1], [backend(n, CLUSTER) for n in (1, 2, 3)])
+ONE_SERVICE = [([(ServiceName("default", "a"), (THREE_BACKENDS,))], False)]
+
+
 @settings(max_examples=80, deadline=None)
+@example(ONE_SERVICE, [(4, 180, 254)])  # a frontend says that it leads to nearly all slots
 @given(batches, rolls)
 def test_adopting_garbage_ends_in_the_desired_state(batched: list[Any], damage: list[Any]) -> None:
     """R128: whatever a killed process or somebody else left behind."""
