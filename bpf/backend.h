@@ -15,6 +15,7 @@
 
 #include "abi.h"
 #include "addr.h"
+#include "atomic.h"
 #include "count.h"
 #include "maps.h"
 
@@ -90,7 +91,7 @@ static __always_inline int pick_with_affinity(const struct affinity_key *key,
 		struct service_counters *counters = counters_of_service(frontend->service_id);
 
 		if (counters)
-			__sync_fetch_and_add(&counters->affinity_hits, 1);
+			atomic_add64(&counters->affinity_hits, 1);
 		return 1;
 	}
 	if (!pick_random(range, frontend->service_id, out))

@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "atomic.h"
 #include "maps.h"
 
 static __always_inline void count_reason(enum reason reason)
@@ -31,9 +32,9 @@ static __always_inline void count_opened(__u32 service_id, __u32 backend_id)
 	struct backend_counters *backend = bpf_map_lookup_elem(&backend_counters, &backend_id);
 
 	if (service)
-		__sync_fetch_and_add(&service->opened, 1);
+		atomic_add64(&service->opened, 1);
 	if (backend)
-		__sync_fetch_and_add(&backend->opened, 1);
+		atomic_add64(&backend->opened, 1);
 }
 
 static __always_inline void count_closed(__u32 service_id, __u32 backend_id, __u32 generation)
@@ -42,14 +43,14 @@ static __always_inline void count_closed(__u32 service_id, __u32 backend_id, __u
 	struct backend *backend = bpf_map_lookup_elem(&backends, &backend_id);
 
 	if (service)
-		__sync_fetch_and_add(&service->closed, 1);
+		atomic_add64(&service->closed, 1);
 	/* the id may belong to another backend by now, whose connections these are not */
 	if (backend && backend->generation == generation) {
 		struct backend_counters *counters =
 			bpf_map_lookup_elem(&backend_counters, &backend_id);
 
 		if (counters)
-			__sync_fetch_and_add(&counters->closed, 1);
+			atomic_add64(&counters->closed, 1);
 	}
 }
 

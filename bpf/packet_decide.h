@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "atomic.h"
 #include "backend.h"
 #include "config.h"
 #include "count.h"
@@ -60,12 +61,12 @@ static __always_inline enum verdict refuse_empty(const struct frontend *frontend
 
 	if (!frontend->cluster.count) {
 		if (counters)
-			__sync_fetch_and_add(&counters->refused, 1);
+			atomic_add64(&counters->refused, 1);
 		count_reason(REASON_NO_ENDPOINT);
 		return VERDICT_REFUSE;
 	}
 	if (counters)
-		__sync_fetch_and_add(&counters->unreachable, 1);
+		atomic_add64(&counters->unreachable, 1);
 	return drop(REASON_NO_LOCAL_ENDPOINT);
 }
 

@@ -126,12 +126,8 @@ static __always_inline int rewrite_ipv6(struct __sk_buff *ctx, __u32 l2,
 	return 0;
 }
 
-/*
- * `to` replaces addresses and ports; `hops`: one hop less, which the caller has checked.
- * Invalidates packet pointers. After a failure the packet may be half written: drop it.
- */
-static __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
-			      const struct flow_tuple *to, int hops)
+static __always_inline int rewrite_at(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+				      const struct flow_tuple *to, int hops)
 {
 	__u32 addresses = csum_of_addresses(&p->tuple, to, p->family);
 
@@ -144,6 +140,33 @@ static __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u
 	if (p->family == 4)
 		return rewrite_ipv4(ctx, l2, to, addresses, hops);
 	return rewrite_ipv6(ctx, l2, to, hops);
+}
+
+/*
+ * One for each kind of device, because `l2` has to be a constant in the code: clang 19 kept
+ * an argument in half a stack slot over the calls, where the verifier forgets its value
+ * ("R5 offset is outside of the packet").
+ */
+static __noinline int rewrite_ethernet(struct __sk_buff *ctx, const struct packet *p,
+				       const struct flow_tuple *to, int hops)
+{
+	return rewrite_at(ctx, p, ETHERNET_HEADER, to, hops);
+}
+
+static __noinline int rewrite_l3(struct __sk_buff *ctx, const struct packet *p,
+				 const struct flow_tuple *to, int hops)
+{
+	return rewrite_at(ctx, p, 0, to, hops);
+}
+
+/*
+ * `to` replaces addresses and ports; `hops`: one hop less, which the caller has checked.
+ * Invalidates packet pointers. After a failure the packet may be half written: drop it.
+ */
+static __always_inline int rewrite(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
+				   const struct flow_tuple *to, int hops)
+{
+	return l2 ? rewrite_ethernet(ctx, p, to, hops) : rewrite_l3(ctx, p, to, hops);
 }
 
 #endif

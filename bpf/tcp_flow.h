@@ -23,6 +23,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "atomic.h"
 #include "maps.h"
 
 #define CLAIM 1
@@ -51,9 +52,9 @@ static __always_inline __u32 *tcp_claims_on_place(__u64 cookie)
  */
 static __always_inline int claim_place(struct tcp_flow *place, __u32 *claims, __u64 cookie)
 {
-	__sync_fetch_and_add(claims, CLAIM);
+	atomic_add32(claims, CLAIM);
 	if ((*(volatile __u32 *)claims & (CAME_SECOND - 1)) != CLAIM) {
-		__sync_fetch_and_add(claims, CAME_SECOND - CLAIM);
+		atomic_add32(claims, CAME_SECOND - CLAIM);
 		return 0;
 	}
 	place->flow.service_id = 0;
@@ -64,13 +65,13 @@ static __always_inline int claim_place(struct tcp_flow *place, __u32 *claims, __
 /* The last thing its owner does; another CPU may write to the place from here on. */
 static __always_inline void give_up_place(__u32 *claims)
 {
-	__sync_fetch_and_add(claims, -CLAIM);
+	atomic_add32(claims, -CLAIM);
 }
 
 /* A socket that came second is released. */
 static __always_inline void give_up_second(__u32 *claims)
 {
-	__sync_fetch_and_add(claims, -CAME_SECOND);
+	atomic_add32(claims, -CAME_SECOND);
 }
 
 #endif

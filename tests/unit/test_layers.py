@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 C_LAYERS: tuple[tuple[str, ...], ...] = (
     # a file includes those above it only; beside each other nobody knows the other
     ("abi.h",),
-    ("config.h", "maps.h", "addr.h", "iter.h"),
+    ("config.h", "maps.h", "addr.h", "atomic.h", "iter.h"),
     ("count.h", "service.h", "address_filter.h", "tcp_flow.h"),
     ("backend.h", "ctx_tc.h", "unallocated.h"),
     ("packet.h",),
