@@ -21,6 +21,7 @@ import structlog
 from vipbee.collection import collect_rarely
 from vipbee.config import AgentConfig
 from vipbee.core.change_log import ChangeLog
+from vipbee.core.inherited import Inherited, inherited
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import hooks, netns
 from vipbee.datapath.btf import load_layouts
@@ -75,6 +76,7 @@ class Agent:
         self._config = config
         self._privileges = privileges
         self._adopted = loaded.adopted
+        self.inherited = Inherited()
         self._layouts = load_layouts()
         self._tables = tables
         self._reconciler = Reconciler(
@@ -132,7 +134,7 @@ class Agent:
         """Adopt what is pinned and note who we are; nothing else is written yet."""
         if self._adopted:
             self._tables.renew_address_filter()
-            self._reconciler.adopt()
+            self.inherited = inherited(self._reconciler.adopt())
         self._reconciler.set_local_addresses(netns.local_addresses())
         self._board.write_card()
         self._node_ports.bring()
@@ -246,7 +248,7 @@ async def run(config: AgentConfig, hands: Hands) -> None:
 
 
 async def _work(config: AgentConfig, agent: Agent, files: Files) -> None:
-    source = make_source(config, agent.adopted_services, files)
+    source = make_source(config, agent.adopted_services, agent.inherited, files)
     metrics = serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health)
     async with stopped_by_signal(), metrics, asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.follow_source(source), name="source")

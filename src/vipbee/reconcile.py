@@ -24,7 +24,7 @@ from vipbee.core.plan import Op
 from vipbee.core.port_ranges import NODE_PORTS, PortRange
 from vipbee.core.select import select
 from vipbee.core.service_cidrs import Cidr, collect_cidrs
-from vipbee.core.snapshot import Capacity
+from vipbee.core.snapshot import Capacity, Snapshot
 from vipbee.core.store import Changes, Store
 from vipbee.core.tables import Tables
 from vipbee.errors import CapacityError, KernelError
@@ -80,10 +80,12 @@ class Reconciler:
 
     # ---- what came in ------------------------------------------------------------------
 
-    def adopt(self) -> None:
+    def adopt(self) -> Snapshot:
         """Take over ids and entries of an earlier process; once, before anything else."""
         with collection_paused():
-            self._desired.adopt(self._tables.snapshot())
+            snapshot = self._tables.snapshot()
+            self._desired.adopt(snapshot)
+        return snapshot
 
     def replace(
         self, source: str, objects: Sequence[ApiObject], problems: Sequence[Problem] = ()

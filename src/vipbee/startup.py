@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 
 from vipbee.config import AgentConfig
+from vipbee.core.inherited import Inherited
 from vipbee.errors import SourceError, UsageError
 from vipbee.kube_events.notes import FindUid
 from vipbee.kube_events.recorder import EventRecorder
@@ -45,9 +46,9 @@ def check_source(config: AgentConfig, files: Files) -> None:
 
 
 def make_source(
-    config: AgentConfig, programmed: Collection[ServiceName], files: Files
+    config: AgentConfig, programmed: Collection[ServiceName], left: Inherited, files: Files
 ) -> StateFileSource | KubernetesSource:
-    """Where Services come from; `programmed` are those an earlier process left in the kernel."""
+    """Where Services come from; an earlier process `programmed` some and `left` some in force."""
     if config.state_file is not None:
         return StateFileSource(config.state_file, files=files)
     return KubernetesSource(
@@ -55,6 +56,8 @@ def make_source(
         node_name(config),
         guard=MassDeleteGuard(**config.mass_delete_guard),
         programmed=programmed,
+        served=left.served,
+        replicas=left.api_servers,
     )
 
 

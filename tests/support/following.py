@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from tests.support.apiserver import ApiServer
@@ -111,11 +111,21 @@ async def following(
     timing: Timing = FAST,
     guard: MassDeleteGuard = OFF,
     programmed: Collection[ServiceName] = (),
+    served: Collection[ServiceName] = (),
+    replicas: Sequence[str] = (),
     synced: bool = True,
 ) -> AsyncIterator[View]:
     """Follow these servers, as node-1; wait for the first complete list unless told not to."""
     load = access or (lambda: Access(servers=tuple(server.url for server in servers)))
-    source = KubernetesSource(load, "node-1", timing=timing, guard=guard, programmed=programmed)
+    source = KubernetesSource(
+        load,
+        "node-1",
+        timing=timing,
+        guard=guard,
+        programmed=programmed,
+        served=served,
+        replicas=replicas,
+    )
     view = View()
 
     async def watch() -> None:

@@ -3,7 +3,7 @@
 
     kubeconfig, access ─► credentials, tls ─► client      how to reach it, as whom
     wire ─► listing ─► watching                           one kind, for ever
-    mirror                                                one kind, as SourceEvents
+    mirror, first_slices                                  one kind, as SourceEvents
     replicas                                              where else the server answers
     source                                                all kinds together
 

@@ -56,6 +56,20 @@ class Mirror:
         self._is_listed = False
 
     @property
+    def is_told(self) -> bool:
+        """What was listed has been told; only FirstSlices ever waits with it."""
+        return self._is_listed
+
+    @property
+    def objects(self) -> Collection[ApiObject]:
+        """All there are, held ones too."""
+        return self._known.values()
+
+    def loaded(self) -> Loaded:
+        """The whole state as an event."""
+        return Loaded(self._resource.source, tuple(self._known.values()), self._problems())
+
+    @property
     def is_holding(self) -> bool:
         return bool(self._held or self._awaited)
 
@@ -71,9 +85,7 @@ class Mirror:
             self._held = lost
             objects.update((name, self._known[name]) for name in lost)
         self._known = objects
-        events: list[SourceEvent] = [
-            Loaded(self._resource.source, tuple(objects.values()), self._problems())
-        ]
+        events: list[SourceEvent] = [self.loaded()]
         if not self._is_listed:
             self._is_listed = True
             missing = self._programmed - objects.keys()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
 from vipbee.errors import SourceError
 from vipbee.model import ServiceName
@@ -20,6 +20,7 @@ from vipbee.sources.events import Failed, ObjectName, Recovered, SourceEvent, Sy
 from vipbee.sources.kubernetes.access import Access
 from vipbee.sources.kubernetes.api_errors import Refused, RequestError
 from vipbee.sources.kubernetes.client import ApiClient
+from vipbee.sources.kubernetes.first_slices import FirstSlices
 from vipbee.sources.kubernetes.listing import Listing
 from vipbee.sources.kubernetes.mirror import MassDeleteGuard, Mirror
 from vipbee.sources.kubernetes.replicas import Replicas
@@ -47,7 +48,8 @@ REPORTED_FAILURES = 2
 class KubernetesSource:
     """`load` reads how to reach the API server, at once (raises SourceError) and again later.
 
-    `programmed` asks which Services an earlier process left in the kernel (F17).
+    `programmed` and `served` are Services that an earlier process left in the kernel, all and
+    those with endpoints (F17); `replicas` are URLs it knew of (F3).
     """
 
     def __init__(
@@ -58,14 +60,21 @@ class KubernetesSource:
         timing: Timing = DEFAULT_TIMING,
         guard: MassDeleteGuard = DEFAULT_GUARD,
         programmed: Collection[ServiceName] = (),
+        served: Collection[ServiceName] = (),
+        replicas: Sequence[str] = (),
     ) -> None:
         self._client = ApiClient(load, timing)
+        self._client.set_replicas(replicas)
         self._timing = timing
         self._hold_s = guard.hold_s
         left = [ObjectName(SERVICES.kind, *name) for name in programmed]
+        self._services = Mirror(SERVICES, guard, left)
+        self._slices = FirstSlices(
+            Mirror(ENDPOINT_SLICES, guard), guard, served, self._listed_services
+        )
         self._kinds = [
-            _Kind(SERVICES, Mirror(SERVICES, guard, left)),
-            _Kind(ENDPOINT_SLICES, Mirror(ENDPOINT_SLICES, guard)),
+            _Kind(SERVICES, self._services),
+            _Kind(ENDPOINT_SLICES, self._slices),
             _Kind(node := own_node(node_name), Mirror(node, guard)),
             _Kind(SERVICE_CIDRS, Mirror(SERVICE_CIDRS, guard)),
         ]
@@ -118,12 +127,22 @@ class KubernetesSource:
             if kind.resource is ENDPOINT_SLICES and self._replicas.take(step):
                 self._client.set_replicas(self._replicas.urls)
             self._deliver(kind.take(step))
-            if kind.mirror.is_holding and kind.timer is None:
-                kind.timer = asyncio.get_running_loop().call_later(
-                    self._hold_s, self._release, kind
-                )
-            elif not kind.mirror.is_holding:
-                kind.stop()
+            if kind.resource is SERVICES:
+                self._deliver(self._slices.weigh())
+            for held in self._kinds:
+                self._keep_time(held)
+
+    def _listed_services(self) -> set[ServiceName] | None:
+        if not self._services.is_told:
+            return None
+        metas = (item.metadata for item in self._services.objects)
+        return {ServiceName(meta.namespace, meta.name) for meta in metas}
+
+    def _keep_time(self, kind: _Kind) -> None:
+        if kind.mirror.is_holding and kind.timer is None:
+            kind.timer = asyncio.get_running_loop().call_later(self._hold_s, self._release, kind)
+        elif not kind.mirror.is_holding:
+            kind.stop()
 
     def _release(self, kind: _Kind) -> None:
         kind.timer = None
@@ -141,19 +160,24 @@ class KubernetesSource:
 class _Kind:
     """Follows one kind: what it said, and whether it can be reached."""
 
-    def __init__(self, resource: Resource, mirror: Mirror) -> None:
+    def __init__(self, resource: Resource, mirror: Mirror | FirstSlices) -> None:
         self.resource = resource
         self.mirror = mirror
         self.timer: asyncio.TimerHandle | None = None
-        self.is_settled = False  # listed; or, if it can be done without, refused for good
         self._is_listed = False
+        self._is_given_up = False  # refused for good, and can be done without
         self._failures = 0
         self._reported: set[str] = set()  # since it could be read last
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing has to be waited for."""
+        return self.mirror.is_told or self._is_given_up
 
     def take(self, step: Step) -> list[SourceEvent]:
         match step:
             case Listing():
-                self._is_listed = self.is_settled = True
+                self._is_listed = True
                 return self._recovered() + self.mirror.listed(step)
             case Batch():
                 self._failures = 0
@@ -170,12 +194,12 @@ class _Kind:
 
     def _failed(self, error: RequestError) -> list[SourceEvent]:
         if not self.resource.is_served:
-            self.is_settled = True
+            self._is_given_up = True
             return []  # nobody's Services are in doubt for it
         self._failures += 1
         is_final = isinstance(error, Refused) and error.is_final
         if is_final and not self.resource.is_required:
-            self.is_settled = True
+            self._is_given_up = True
         if self._is_listed and self._failures < REPORTED_FAILURES and not is_final:
             return []
         reason = str(error)

@@ -397,6 +397,27 @@ def test_replicas_are_learned_and_must_prove_to_be_the_configured_server(
     with_tls(scenario, genuine)
 
 
+def test_replicas_an_earlier_process_knew_are_tried_when_the_configured_one_is_down(
+    tmp_path: Path,
+) -> None:
+    """F3: from the start, before anything was listed."""
+    authority = Authority(tmp_path / "ca")
+    genuine = authority.server_context(authority.issue("server", names="DNS:localhost"))
+
+    async def scenario(server: ApiServer) -> None:
+        url = f"https://localhost:{server.port}"
+        cluster = {"certificate-authority": str(authority.file)}
+        file = write_kubeconfig(tmp_path / "config", url, {}, cluster)
+        second = ApiServer(server.objects)
+        async with second.running(tls=genuine):
+            await server.crash()
+            known = [f"https://127.0.0.1:{second.port}"]
+            async with following(access=lambda: load_access(file), replicas=known) as view:
+                assert view.services == {"a"}
+
+    with_tls(scenario, genuine)
+
+
 # ---- what is read -----------------------------------------------------------------------------
 
 
