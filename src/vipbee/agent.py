@@ -114,7 +114,9 @@ class Agent:
             top=config.metrics_per_service,
         )
         self._service_health = ServiceHealthServers(self.health)
-        self._recorder = make_event_recorder(config, self._reconciler.find_uid, hands.files)
+        self._recorder = make_event_recorder(
+            config, self._reconciler.find_uid, hands.files, self.metrics.requests
+        )
         self._programming = Programming(
             self._reconciler,
             self._board,
@@ -248,7 +250,9 @@ async def run(config: AgentConfig, hands: Hands) -> None:
 
 
 async def _work(config: AgentConfig, agent: Agent, files: Files) -> None:
-    source = make_source(config, agent.adopted_services, agent.inherited, files)
+    source = make_source(
+        config, agent.adopted_services, agent.inherited, files, agent.metrics.requests
+    )
     metrics = serve_metrics(config.metrics_bind, agent.metrics.registry, agent.health)
     async with stopped_by_signal(), metrics, asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.follow_source(source), name="source")

@@ -15,6 +15,7 @@ import structlog
 
 from vipbee.config import AgentConfig
 from vipbee.core.inherited import Inherited
+from vipbee.core.request_counts import RequestCounts
 from vipbee.errors import SourceError, UsageError
 from vipbee.kube_events.notes import FindUid
 from vipbee.kube_events.recorder import EventRecorder
@@ -46,7 +47,11 @@ def check_source(config: AgentConfig, files: Files) -> None:
 
 
 def make_source(
-    config: AgentConfig, programmed: Collection[ServiceName], left: Inherited, files: Files
+    config: AgentConfig,
+    programmed: Collection[ServiceName],
+    left: Inherited,
+    files: Files,
+    counts: RequestCounts,
 ) -> StateFileSource | KubernetesSource:
     """Where Services come from; an earlier process `programmed` some and `left` some in force."""
     if config.state_file is not None:
@@ -58,16 +63,18 @@ def make_source(
         programmed=programmed,
         served=left.served,
         replicas=left.api_servers,
+        counts=counts,
     )
 
 
 def make_event_recorder(
-    config: AgentConfig, find_uid: FindUid, files: Files
+    config: AgentConfig, find_uid: FindUid, files: Files, counts: RequestCounts
 ) -> EventRecorder | None:
     """Who writes Kubernetes Events; None if there is no API server, or they are not wanted."""
     if config.state_file is not None or not config.kubernetes_events:
         return None
-    return EventRecorder(partial(read_access, config, files), node_name(config), find_uid)
+    access = partial(read_access, config, files)
+    return EventRecorder(access, node_name(config), find_uid, counts=counts)
 
 
 def size_problems(config: AgentConfig) -> list[Problem]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequ
 from typing import Any
 
 from tests.support.apiserver import ApiServer
+from vipbee.core.request_counts import RequestCounts
 from vipbee.model import ApiObject, EndpointSlice, Node, Service, ServiceCIDR, ServiceName
 from vipbee.sources.events import (
     Changed,
@@ -113,6 +114,7 @@ async def following(
     programmed: Collection[ServiceName] = (),
     served: Collection[ServiceName] = (),
     replicas: Sequence[str] = (),
+    counts: RequestCounts | None = None,
     synced: bool = True,
 ) -> AsyncIterator[View]:
     """Follow these servers, as node-1; wait for the first complete list unless told not to."""
@@ -125,6 +127,7 @@ async def following(
         programmed=programmed,
         served=served,
         replicas=replicas,
+        counts=counts,
     )
     view = View()
 

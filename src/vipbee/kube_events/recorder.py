@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
+from vipbee.core.request_counts import RequestCounts
 from vipbee.kube_events.ledger import Ledger
 from vipbee.kube_events.notes import FindUid, Note, event, notes, path, series
 from vipbee.model import Problem
@@ -47,8 +48,9 @@ class EventRecorder:
         find_uid: FindUid,
         *,
         timing: Timing = DEFAULT_TIMING,
+        counts: RequestCounts | None = None,
     ) -> None:
-        self._client = ApiClient(load, timing)
+        self._client = ApiClient(load, timing, counts)
         self._node_name = node_name
         self._find_uid = find_uid
         self._timing = timing

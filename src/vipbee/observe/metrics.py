@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from vipbee.core.change_log import ChangeLog, Counts, Trigger
+from vipbee.core.request_counts import RequestCounts
 from vipbee.observe.health import Health
 from vipbee.observe.table_metrics import OpenReader, TablesCollector
 
@@ -51,6 +52,8 @@ class AgentMetrics:
         """Problems `vipbee status` shows."""
         self.repairs = 0
         """Entries that audits put right since start."""
+        self.requests = RequestCounts()
+        """Of the API server; whoever asks it counts here."""
         self._any = self._sync_histogram("", "Duration of one programming of the tables.")
         self._full = self._sync_histogram("full_", "The same, of everything.")
         self._partial = self._sync_histogram("partial_", "The same, of what changed only.")
@@ -129,6 +132,13 @@ class _AgentCollector(Collector):
         yield GaugeMetricFamily("vipbee_problems", problems, self._metrics.problems)
         repairs = "Entries an audit put right because somebody else had changed them."
         yield CounterMetricFamily("vipbee_audit_repairs", repairs, value=self._metrics.repairs)
+        asked = "Requests to the API server, by answer; <error>: none came."
+        requests = CounterMetricFamily(
+            "rest_client_requests", asked, labels=["code", "host", "method"]
+        )
+        for request, count in sorted(self._metrics.requests.items()):
+            requests.add_metric(request, count)
+        yield requests
         if self._health is None:
             return
         for probe in ("healthz", "livez"):

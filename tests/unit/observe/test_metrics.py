@@ -21,6 +21,7 @@ from tests.support.readings import (
 from tests.support.services import endpoint_slice, service
 from vipbee.abi import Reason
 from vipbee.core.change_log import ChangeLog, Trigger
+from vipbee.core.request_counts import NO_ANSWER, ApiRequest
 from vipbee.errors import EnvironmentUnusable
 from vipbee.observe.health import Health
 from vipbee.observe.metrics import AgentMetrics
@@ -213,3 +214,16 @@ def test_agents_own_counts_and_probe_answers(tables: ReadableTables) -> None:
     assert samples["vipbee_problems"] == 2
     assert samples["vipbee_audit_repairs_total"] == 3
     assert samples['kubeproxy_proxy_healthz_total{code="503"}'] == 1
+
+
+def test_requests_to_the_api_server_are_counted_by_answer(tables: ReadableTables) -> None:
+    """R106, as client-go counts them."""
+    metrics = made(tables)
+    metrics.requests[ApiRequest("200", "192.0.2.1:6443", "GET")] += 2
+    metrics.requests[ApiRequest(NO_ANSWER, "192.0.2.2:6443", "GET")] += 1
+
+    samples = page(metrics)
+
+    name = "rest_client_requests_total"
+    assert samples[f'{name}{{code="200",host="192.0.2.1:6443",method="GET"}}'] == 2
+    assert samples[f'{name}{{code="<error>",host="192.0.2.2:6443",method="GET"}}'] == 1

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from vipbee import __version__
+from vipbee.core.request_counts import NO_ANSWER, ApiRequest, RequestCounts
 from vipbee.errors import SourceError
 from vipbee.sources.kubernetes.access import Access
 from vipbee.sources.kubernetes.api_errors import (
@@ -52,10 +53,16 @@ class Outgoing(NamedTuple):
 
 
 class ApiClient:
-    """`load` reads the configuration; it is asked again when the server does not know us."""
+    """`load` reads the configuration; it is asked again when the server does not know us.
 
-    def __init__(self, load: Callable[[], Access], timing: Timing) -> None:
+    Every request is counted in `counts`.
+    """
+
+    def __init__(
+        self, load: Callable[[], Access], timing: Timing, counts: RequestCounts | None = None
+    ) -> None:
         self._load = load
+        self._counts = RequestCounts() if counts is None else counts
         self._timing = timing
         self._session: aiohttp.ClientSession | None = None
         self._replicas: tuple[str, ...] = ()
@@ -174,17 +181,24 @@ class ApiClient:
         if outgoing is not None:
             options["data"] = outgoing.body
             options["headers"]["Content-Type"] = outgoing.content_type
-        return await self._session.request(
-            outgoing.method if outgoing is not None else "GET",
-            server + path,
-            params=query,
-            proxy=self._access.proxy,
-            allow_redirects=False,  # the token is for this server
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timing.connect_s, sock_read=silence_s
-            ),
-            **options,
-        )
+        method = outgoing.method if outgoing is not None else "GET"
+        code = NO_ANSWER
+        try:
+            response = await self._session.request(
+                method,
+                server + path,
+                params=query,
+                proxy=self._access.proxy,
+                allow_redirects=False,  # the token is for this server
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self._timing.connect_s, sock_read=silence_s
+                ),
+                **options,
+            )
+            code = str(response.status)
+            return response
+        finally:
+            self._counts[ApiRequest(code, urlsplit(server).netloc, method)] += 1
 
     async def _refusal(
         self, response: aiohttp.ClientResponse, server: str, path: str

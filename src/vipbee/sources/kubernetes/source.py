@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
+from vipbee.core.request_counts import RequestCounts
 from vipbee.errors import SourceError
 from vipbee.model import ServiceName
 from vipbee.sources.events import Failed, ObjectName, Recovered, SourceEvent, Synced
@@ -62,8 +63,9 @@ class KubernetesSource:
         programmed: Collection[ServiceName] = (),
         served: Collection[ServiceName] = (),
         replicas: Sequence[str] = (),
+        counts: RequestCounts | None = None,
     ) -> None:
-        self._client = ApiClient(load, timing)
+        self._client = ApiClient(load, timing, counts)
         self._client.set_replicas(replicas)
         self._timing = timing
         self._hold_s = guard.hold_s

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import Answer, ApiServer
 from tests.support.certificates import Authority
 from tests.support.following import FAST, endpoint_slice, following, run, service
+from vipbee.core.request_counts import NO_ANSWER, ApiRequest, RequestCounts
 from vipbee.errors import SourceError
 from vipbee.sources.events import Failed
 from vipbee.sources.kubernetes import Access, credentials, in_cluster, load_access
@@ -484,3 +485,27 @@ def test_secrets_are_not_printed(tmp_path: Path) -> None:
     file = write_kubeconfig(tmp_path / "config", "https://x", user)
 
     assert "hunter2" not in repr(load_access(file))
+
+
+# ---- what is counted --------------------------------------------------------------------------
+
+
+def test_every_request_is_counted_by_server_and_answer() -> None:
+    """R106, `rest_client_requests_total`: a refusal, a server that is down, lists and watches."""
+
+    async def scenario(server: ApiServer) -> None:
+        counts = RequestCounts()
+        down = ApiServer()
+        async with down.running():
+            pass
+        servers = (down.url, server.url)
+        server.fail("services", "list", Answer(503))
+        async with following(access=lambda: Access(servers=servers), counts=counts):
+            pass
+        alive, dead = (url.removeprefix("http://") for url in reversed(servers))
+
+        assert counts[ApiRequest("503", alive, "GET")] == 1
+        assert counts[ApiRequest(NO_ANSWER, dead, "GET")] >= 1
+        assert counts[ApiRequest("200", alive, "GET")] >= 3
+
+    run(scenario)
