@@ -156,6 +156,24 @@ def test_r50_pods_are_short_circuited_past_policy_local(
     assert talk.shown_client == talk.client
 
 
+@pytest.mark.parametrize("kind", EXTERNAL, ids=lambda kind: kind.label)
+def test_r52_pods_that_nothing_shows_to_be_pods_get_the_local_set(
+    bench: Bench, family: Addresses, protocol: int, kind: FrontendKind
+) -> None:
+    """R52: what tells pods here is their device; by an uplink they are as from outside."""
+    served = outside(bench, family, LOCALLY, kind, protocol)
+    unserved = outside(bench, family, NOT_HERE, kind, protocol)
+    for talk in (served, unserved):
+        talk.client = replace(talk.client, address=packed(family.remotes[1]))
+
+    served.say()
+    dropped = unserved.say()
+
+    assert served.backend.address == packed(family.pods[1])
+    assert served.shown_client == served.client
+    assert (dropped.action, dropped.reasons) == (Action.DROP, (Reason.NO_LOCAL_ENDPOINT,))
+
+
 def test_r44_internal_policy_local_without_endpoint(
     bench: Bench, family: Addresses, protocol: int
 ) -> None:
