@@ -149,7 +149,7 @@ def agent(
         bool | None,
         typer.Option(
             "--packet-lb/--no-packet-lb",
-            help="Serve packets on devices: clients outside, VMs, sandboxed pods; default: off.",
+            help="Serve packets on devices: clients outside, VMs, sandboxed pods; default: on.",
         ),
     ] = None,
     nodeport_range: Annotated[

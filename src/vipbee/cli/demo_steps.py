@@ -29,6 +29,9 @@ REQUESTS = 300
 FAIR_SHARE = (REQUESTS // 3 - 45, REQUESTS // 3 + 45)
 """5.5 standard deviations of a uniform choice: wrong once in 20 million runs."""
 
+OUTSIDE_REQUESTS = 60
+"""The chance that one of three backends gets none is 1 in 10 billion."""
+
 HELD_CONNECTIONS = 50
 CHANGE_TIMEOUT_S = 5.0
 LATENCY_ROUNDS = 3000
@@ -79,6 +82,26 @@ def curl_other_frontends(stage: Stage) -> None:
     ):
         answer = stage.run(place, ["curl", "-sS", "-m", "3", f"http://{host}/"]).stdout.strip()
         stage.claim(f"answered by {answer or 'nobody'}", answer in WEB_PODS)
+
+
+def curl_from_outside(stage: Stage) -> None:
+    stage.heading("A client outside the cluster, without vipbee: packets to a NodePort")
+    node = stage.lab.node("node-1")
+    url = f"http://{node.ipv4}:{NODE_PORT}/?[1-{OUTSIDE_REQUESTS}]"
+    argv = ["curl", "-sS", "-m", "20", "-H", "Connection: close", url]
+    answers = Counter(stage.run(stage.lab.client, argv).stdout.split())
+    stage.bars(answers)
+    total = sum(answers[pod] for pod in WEB_PODS)
+    stage.claim(f"{total} of {OUTSIDE_REQUESTS} answered", total == OUTSIDE_REQUESTS)
+    stage.claim(
+        "by the pod on node-1 and, through it, by both on node-2", set(answers) == set(WEB_PODS)
+    )
+    argv = ["curl", "-sS", "-m", "3", f"http://[{node.ipv6}]:{NODE_PORT}/"]
+    answer = stage.run(stage.lab.client, argv).stdout.strip()
+    stage.claim(f"the same over IPv6: {answer or 'nobody'}", answer in WEB_PODS)
+    done = stage.lab.agent("node-1").vipbee(["conntrack", "list", "default/web", "-o", "json"])
+    tracked = len(json.loads(done.stdout or "[]"))
+    stage.claim(f"node-1 tracks {tracked} connections in its own table", tracked > 0)
 
 
 def dig_udp_vip(stage: Stage) -> None:
@@ -205,6 +228,7 @@ STEPS: tuple[Callable[[Stage], None], ...] = (
     show_cluster,
     curl_cluster_ip,
     curl_other_frontends,
+    curl_from_outside,
     dig_udp_vip,
     show_peer_name,
     remove_backend,

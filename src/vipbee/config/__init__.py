@@ -16,7 +16,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     service-cluster-ip-range: [10.96.0.0/12]      # what is free of it drops (R38)
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
-    packet-lb: false                      map-sizes: {backends: 65536}
+    packet-lb: true                       map-sizes: {backends: 65536}
     nodeport-range: 30000-32767           (or service-node-port-range)
     reserve-node-ports: true              (or enable-auto-protect-node-port-range)
     snat-port-range: 32768-65535          cluster-ip-from-outside: false
@@ -89,7 +89,7 @@ class AgentConfig:
     healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled
     metrics_bind: BindAddress | None = DEFAULT_METRICS
     socket_lb: bool = True
-    packet_lb: bool = False
+    packet_lb: bool = True
     node_port_range: PortRange = NODE_PORTS
     reserve_node_ports: bool = True  # in ip_local_reserved_ports (D107)
     snat_port_range: PortRange | None = None  # beside the NodePorts

@@ -107,7 +107,7 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
             ("https://10.0.0.1:6443", "http://[fd00::1]:80/path"),
         ),
         ("socket_lb", False, "socket_lb", False),
-        ("packet_lb", True, "packet_lb", True),
+        ("packet_lb", False, "packet_lb", False),
         ("nodeport_range", "20000-29999", "node_port_range", PortRange(20000, 29999)),
         ("service-node-port-range", "1,1024", "node_port_range", PortRange(1, 1024)),
         ("enable-auto-protect-node-port-range", False, "reserve_node_ports", False),
