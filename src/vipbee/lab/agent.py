@@ -18,7 +18,7 @@ from vipbee.lab.errors import LabError
 from vipbee.lab.place import POLL_S, Place
 
 HEALTHZ_PORT = 10256
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 RUN_CLI = "from vipbee.cli.main import main; main()"
 LOG_TAIL_LINES = 5
