@@ -52,7 +52,7 @@ def lab(lab_name: str) -> Iterator[Lab]:
         other["metadata"]["namespace"] = "team"
         lab.services[:] = [service, other]
         lab.publish()
-        lab.start_agents()
+        lab.start_agents(("--no-packet-lb",))
         yield lab
 
 

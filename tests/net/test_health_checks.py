@@ -50,7 +50,7 @@ def lab(lab_name: str) -> Iterator[Lab]:
     with Lab.up(parse_topology(TOPOLOGY), name=lab_name, agents=False) as lab:
         lab.services[:] = [local_service()]
         lab.publish()
-        lab.start_agents()
+        lab.start_agents(("--no-packet-lb",))
         yield lab
 
 

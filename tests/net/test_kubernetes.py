@@ -73,7 +73,7 @@ def server(lab: Lab, clients: list[Remote], request: pytest.FixtureRequest) -> I
         server.start(state(lab, echo_service("web", VIP[0])))
         for agent in lab.agents:
             agent.kubeconfig = server.kubeconfig()
-        lab.start_agents()
+        lab.start_agents(("--no-packet-lb",))
         for client in clients:
             eventually(lambda client=client: client.who(VIP) in WEB)
         yield server

@@ -142,7 +142,7 @@ def lab(request: pytest.FixtureRequest, lab_name: str) -> Iterator[Lab]:
     with Lab.up(topology, name=lab_name, agents=False) as lab:
         serve_outside(lab)
         route_vips_outwards(lab)
-        lab.start_agents()
+        lab.start_agents(("--no-packet-lb",))  # test_packets_* have both layers
         yield lab
 
 

@@ -32,6 +32,7 @@ nodes:
     pods:
       - {name: web-1, app: web, servers: [echo]}
 """
+SOCKETS_ONLY = "--no-packet-lb"  # a start without packet programs takes half as long
 WEB = {"web-0", "web-1"}
 VIP, OTHER_VIP = ("10.96.0.10", 7000), ("10.96.0.20", 7000)
 WEB_SERVICE = echo_service("web", VIP[0])
@@ -62,12 +63,12 @@ _numbers = itertools.count(1)
 def agent(lab: Lab, client: Remote) -> Agent:
     """The agent of node-1, serving `web` at VIP from the lab's own state file."""
     agent = lab.agent("node-1")
-    agent.state_file, agent.options = lab.state_file, ()
+    agent.state_file, agent.options = lab.state_file, (SOCKETS_ONLY,)
     marker = f"10.96.3.{next(_numbers)}"  # tells this state from the last test's
     lab.services[:] = [WEB_SERVICE, echo_service("marker", marker)]
     lab.publish()
     if not agent.is_running:
-        lab.start_agents()
+        lab.start_agents((SOCKETS_ONLY,))
     eventually(lambda: client.who((marker, 7000)) in WEB)
     lab.services[:] = [WEB_SERVICE]
     return agent
@@ -79,7 +80,7 @@ def other_agent(lab: Lab, agent: Agent) -> Iterator[Agent]:
     remove(agent)
     yield agent
     remove(agent)
-    agent.state_file, agent.options = lab.state_file, ()
+    agent.state_file, agent.options = lab.state_file, (SOCKETS_ONLY,)
     agent.start()
     agent.wait_ready()
 
@@ -459,7 +460,7 @@ def test_service_that_does_not_fit_is_refused_whole_and_the_others_work(
     """F35: reported with the map's name; served as soon as there is room."""
     config = tmp_path / "agent.yaml"
     config.write_text("map-sizes: {backends: 64, slots: 128, services: 32}\n")
-    other_agent.options = (f"--config={config}",)
+    other_agent.options = (SOCKETS_ONLY, f"--config={config}")
     big = echo_service("big", "10.96.0.66", selector=None)
     written = state(lab, WEB_SERVICE, big, echo_service("other", OTHER_VIP[0]))
     many = [f"10.244.9.{number}" for number in range(1, 200)]
@@ -488,7 +489,7 @@ def test_more_services_than_fit_are_refused_one_by_one(
     """F35, F34: as many as there is room for are served, each other one is named."""
     config = tmp_path / "agent.yaml"
     config.write_text("map-sizes: {services: 32}\n")
-    other_agent.options = (f"--config={config}",)
+    other_agent.options = (SOCKETS_ONLY, f"--config={config}")
     services = [echo_service(f"s{number:02}", f"10.96.2.{number}") for number in range(1, 41)]
     lab.write_state(state(lab, *services))
 
@@ -515,7 +516,7 @@ def test_bind_protection_keeps_node_ports_from_programs_of_the_node(
     """R93: off by default; on, the wildcard and node addresses are refused, others are not."""
     config = tmp_path / "agent.yaml"
     config.write_text(f"bind-protection: {str(is_on).lower()}\n")
-    other_agent.options = (f"--config={config}",)
+    other_agent.options = (SOCKETS_ONLY, f"--config={config}")
     ports = [{"name": "echo", "port": 7000, "nodePort": 30070}]
     lab.write_state(state(lab, echo_service("np", OTHER_VIP[0], type="NodePort", ports=ports)))
     other_agent.start()

@@ -30,7 +30,7 @@ nodes:
       - {name: client-1}
 """
 VIP = "10.96.0.10"
-QUIET = 'metrics-bind-address: ""\n'  # where a kube-proxy would answer
+QUIET = 'metrics-bind-address: ""\npacket-lb: false\n'  # where a kube-proxy would answer
 TAKEN_S = 20.0
 KUBE_PROXY = """
 import http.server

@@ -43,7 +43,7 @@ LIVE_WITHIN_S = 1.0
 
 @pytest.fixture(scope="module")
 def lab(lab_name: str) -> Iterator[Lab]:
-    with Lab.up(parse_topology(TOPOLOGY), name=lab_name) as lab:
+    with Lab.up(parse_topology(TOPOLOGY), name=lab_name, agent_options=("--no-packet-lb",)) as lab:
         fail_unserved_vips_at_once(lab)
         yield lab
 
