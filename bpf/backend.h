@@ -27,18 +27,33 @@ struct choice {
 	__u32 generation;
 };
 
-/* Copy backend `id` if it is `service_id`'s and has all of `flags`. */
-static __always_inline int take_backend(__u32 id, __u32 service_id, __u8 flags, struct choice *out)
+static __always_inline const struct backend *find_backend(__u32 id, __u32 service_id, __u8 flags)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
 
 	if (!backend || backend->service_id != service_id || (backend->flags & flags) != flags ||
 	    !backend->flags)
-		return 0;
+		return NULL;
+	return backend;
+}
+
+static __always_inline void copy_backend(const struct backend *backend, __u32 id,
+					 struct choice *out)
+{
 	out->address = backend->address;
 	out->port = backend->port;
 	out->backend_id = id;
 	out->generation = backend->generation;
+}
+
+/* Copy backend `id` if it is `service_id`'s and has all of `flags`; else `out` stays as it is. */
+static __always_inline int take_backend(__u32 id, __u32 service_id, __u8 flags, struct choice *out)
+{
+	const struct backend *backend = find_backend(id, service_id, flags);
+
+	if (!backend)
+		return 0;
+	copy_backend(backend, id, out);
 	return 1;
 }
 
@@ -46,7 +61,12 @@ static __always_inline int take_backend(__u32 id, __u32 service_id, __u8 flags, 
 static __always_inline int take_known_backend(__u32 id, __u32 generation, __u32 service_id,
 					      __u8 flags, struct choice *out)
 {
-	return take_backend(id, service_id, flags, out) && out->generation == generation;
+	const struct backend *backend = find_backend(id, service_id, flags);
+
+	if (!backend || backend->generation != generation)
+		return 0;
+	copy_backend(backend, id, out);
+	return 1;
 }
 
 static __always_inline int pick_random(struct slot_range range, __u32 service_id,

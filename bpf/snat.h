@@ -142,17 +142,23 @@ static __always_inline int looks_alive(const struct nat *owner, __u32 now, __u32
 }
 
 /*
- * Leave a random port in `draft` whose owner is gone by its age, or just a random one.
- * try_port() then looks closely; apart, because a verifier walks a loop once for each turn.
+ * Leave a random port in `drafts` whose owner is gone by its age, or just a random one.
+ * try_port() then looks closely; apart, because a verifier walks a loop once for each turn,
+ * and not static, because then it does so for every call. 5.10 takes no pointer here.
  */
-static __noinline int search_port(enum zone zone, struct draft *draft)
+__noinline int search_port(enum zone zone)
 {
-	int udp = draft->reply.protocol == IPPROTO_UDP;
-	__u32 unfinished_s = udp ? config.lifetime_udp_s : config.lifetime_transitory_s;
-	__u32 established_s = udp ? config.lifetime_udp_s : config.lifetime_established_s;
-	__u32 now = draft->nat.last_seen;
-	int left = PORT_ATTEMPTS;
+	__u32 key = 0;
+	struct draft *draft = bpf_map_lookup_elem(&drafts, &key);
+	__u32 unfinished_s, established_s, now;
+	int udp, left = PORT_ATTEMPTS;
 
+	if (!draft)
+		return 0;
+	udp = draft->reply.protocol == IPPROTO_UDP;
+	unfinished_s = udp ? config.lifetime_udp_s : config.lifetime_transitory_s;
+	established_s = udp ? config.lifetime_udp_s : config.lifetime_established_s;
+	now = draft->nat.last_seen;
 	/* kernels before 6.2 accept a backward jump only if it is conditional: no `for` here */
 	do {
 		draft->reply.destination_port = bpf_htons(port_in_range(bpf_get_prandom_u32()));
@@ -182,10 +188,10 @@ static __noinline int claim_port(struct __sk_buff *ctx, const struct packet *p, 
 	draft->reply.destination_port = bpf_htons(port_in_range(hash_of(&p->tuple)));
 	if (try_port(ctx, p, zone, draft))
 		goto moved;
-	search_port(zone, draft);
+	search_port(zone);
 	if (try_port(ctx, p, zone, draft))
 		goto moved;
-	search_port(zone, draft); /* a socket of the node had it, or another CPU was faster */
+	search_port(zone); /* a socket of the node had it, or another CPU was faster */
 	if (!try_port(ctx, p, zone, draft))
 		return -1;
 moved:

@@ -16,37 +16,40 @@
 #include "sock_decide.h"
 #include "socket_state.h"
 
-/* A second, third … VIP of one unconnected socket. */
-static __always_inline enum outcome choose_further(struct bpf_sock_addr *ctx,
-						   const struct frontend_key *dialled,
-						   struct socket_flow *first, struct choice *choice)
+/* What was chosen for a second, third … VIP of one unconnected socket, if it was. */
+static __always_inline struct kept_backend kept_further(__u64 cookie,
+							const struct frontend_key *dialled)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct udp_flow_key key =
 		udp_flow_key(cookie, &dialled->address, dialled->port, UDP_FLOW_FORWARD);
-	struct udp_flow *known = bpf_map_lookup_elem(&udp_flows, &key);
-	struct socket_flow flow = {};
-	struct udp_flow value = {};
-	enum outcome outcome;
-	__u32 service_id = 0;
+	const struct udp_flow *known = bpf_map_lookup_elem(&udp_flows, &key);
+	struct kept_backend kept = {};
 
 	if (known) {
-		flow.service_id = known->service_id;
-		flow.backend_id = known->backend_id;
-		flow.generation = known->generation;
+		kept.service_id = known->service_id;
+		kept.backend_id = known->backend_id;
+		kept.generation = known->generation;
 	}
-	outcome = decide(ctx, dialled, known ? &flow : NULL, choice, &service_id);
-	if (outcome == OUTCOME_PASS)
-		forget_reverse(cookie, &dialled->address, dialled->port);
-	if (outcome != OUTCOME_TRANSLATE)
-		return outcome;
-	value.service_id = service_id;
-	value.backend_id = choice->backend_id;
-	value.generation = choice->generation;
-	if (!known || known->backend_id != choice->backend_id ||
-	    known->generation != choice->generation) {
-		value.address = choice->address;
-		value.port = choice->port;
+	return kept;
+}
+
+/* The choice for such a VIP, and what was chosen before. */
+static __always_inline void keep_further(__u64 cookie, const struct frontend_key *dialled,
+					 struct socket_flow *first, __u32 service_id,
+					 const struct kept_backend *before,
+					 const struct choice *choice)
+{
+	struct udp_flow value = {
+		.service_id = service_id,
+		.backend_id = choice->backend_id,
+		.generation = choice->generation,
+		.address = choice->address,
+		.port = choice->port,
+	};
+	struct udp_flow_key key;
+
+	if (!is_kept(before, choice)) {
+		key = udp_flow_key(cookie, &dialled->address, dialled->port, UDP_FLOW_FORWARD);
 		keep_udp_flow(&key, &value);
 		/* Counted as opened and closed at once: nobody tells us when it ends. */
 		count_opened(service_id, choice->backend_id);
@@ -59,7 +62,6 @@ static __always_inline enum outcome choose_further(struct bpf_sock_addr *ctx,
 	if (!(first->flags & FLOW_CONNECTED) &&
 	    flow_comes_from(first, &choice->address, choice->port))
 		first->flags |= FLOW_SHARED;
-	return OUTCOME_TRANSLATE;
 }
 
 /* connect(AF_UNSPEC) calls no hook, so a flow may outlive the connection it was made for. */
@@ -70,47 +72,69 @@ static __always_inline int is_connected(struct bpf_sock_addr *ctx)
 	return sk && sk->state == BPF_TCP_ESTABLISHED; /* UDP has this state as well */
 }
 
+/* Whether the socket's own flow is not the one for this VIP, or cannot be (R111). */
+static __always_inline int goes_further(struct bpf_sock_addr *ctx, struct socket_flow *flow,
+					const struct frontend_key *dialled, struct choice *choice)
+{
+	if (flow->flags & FLOW_CONNECTED && !is_connected(ctx))
+		flow->flags &= ~FLOW_CONNECTED;
+	if (!flow->service_id)
+		return 0;
+	if (!flow_is_for(flow, dialled)) {
+		if (!flow_comes_from(flow, &dialled->address, dialled->port) ||
+		    flow->flags & FLOW_CONNECTED)
+			return 1;
+		close_flow(flow); /* now dials that backend by its own address */
+		return 0;
+	}
+	/* the connection itself stays where it is, so its flow must go on saying so */
+	return flow->flags & FLOW_CONNECTED && !take_flow_backend(flow, choice);
+}
+
 /*
  * Where a datagram goes; `flow` may be NULL. Out of line, as its common case is dealt with
  * before. So nothing here may write to ctx: the compiler would do it through a pointer of
- * its own making ("dereference of modified ctx ptr", clang 14).
+ * its own making ("dereference of modified ctx ptr", clang 14). And decide() is called in
+ * one place: the verifier goes through it anew for every call, and for all that led there.
  */
 static __noinline enum outcome choose_for_datagram(struct bpf_sock_addr *ctx,
 						   const struct frontend_key *dialled,
 						   struct socket_flow *flow, struct choice *choice)
 {
-	enum outcome outcome;
 	__u32 service_id = 0, epoch = current_epoch(); /* read before what it stands for */
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct kept_backend kept = {};
+	enum outcome outcome;
+	int further = 0;
 
-	if (flow && flow->flags & FLOW_CONNECTED && !is_connected(ctx))
-		flow->flags &= ~FLOW_CONNECTED;
-	if (flow && flow->service_id && !flow_is_for(flow, dialled)) {
-		if (!flow_comes_from(flow, &dialled->address, dialled->port) ||
-		    flow->flags & FLOW_CONNECTED)
-			return choose_further(ctx, dialled, flow, choice);
-		close_flow(flow); /* now dials that backend by its own address */
+	if (flow) {
+		further = goes_further(ctx, flow, dialled, choice);
+		kept = further ? kept_further(cookie, dialled) : kept_by(flow);
 	}
-	outcome = decide(ctx, dialled, flow, choice, &service_id);
+	outcome = decide(ctx, dialled, &kept, choice, &service_id);
 	if (outcome == OUTCOME_PASS && flow)
-		forget_reverse(bpf_get_socket_cookie(ctx), &dialled->address, dialled->port);
+		forget_reverse(cookie, &dialled->address, dialled->port);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
-	/* the connection itself stays where it is, so its flow must go on saying so (R111) */
-	if (flow && flow->flags & FLOW_CONNECTED && flow->service_id &&
-	    (flow->backend_id != choice->backend_id || flow->generation != choice->generation))
-		return choose_further(ctx, dialled, flow, choice);
+	/* a connection whose Service was replaced while its backend still serves */
+	if (flow && flow->flags & FLOW_CONNECTED && flow->service_id && !is_kept(&kept, choice))
+		further = 1;
+	if (flow && further) {
+		keep_further(cookie, dialled, flow, service_id, &kept, choice);
+		return OUTCOME_TRANSLATE;
+	}
 	/* of VIPs that share a backend, answers show the one asked last (R124) */
 	if (flow && flow->flags & FLOW_SHARED)
-		forget_reverse(bpf_get_socket_cookie(ctx), &choice->address, choice->port);
+		forget_reverse(cookie, &choice->address, choice->port);
 	if (!flow)
 		flow = create_flow(ctx);
-	if (!flow)
+	if (!flow) {
 		count_reason(REASON_FLOW_NOT_STORED);
-	else if (!flow_is_for(flow, dialled) || flow->backend_id != choice->backend_id ||
-		 flow->generation != choice->generation)
+		return OUTCOME_TRANSLATE;
+	}
+	if (!flow_is_for(flow, dialled) || !is_kept(&kept, choice))
 		open_flow(flow, dialled, service_id, choice, 0);
-	if (flow)
-		flow->tables_epoch = epoch;
+	flow->tables_epoch = epoch;
 	return OUTCOME_TRANSLATE;
 }
 
@@ -119,8 +143,7 @@ static __always_inline int continues(const struct socket_flow *flow,
 				     const struct frontend_key *dialled, struct choice *choice)
 {
 	return flow_is_for(flow, dialled) && !(flow->flags & (FLOW_SHARED | FLOW_CONNECTED)) &&
-	       flow->tables_epoch == current_epoch() &&
-	       take_flow_backend(flow, flow->service_id, choice);
+	       flow->tables_epoch == current_epoch() && take_flow_backend(flow, choice);
 }
 
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int family,

@@ -21,6 +21,7 @@ enum outcome {
 	OUTCOME_TRANSLATE,
 	OUTCOME_REFUSE, /* ECONNREFUSED (R35, R37) */
 	OUTCOME_UNREACHABLE, /* EHOSTUNREACH (R44) */
+	OUTCOME_RACE, /* never leaves this file: look again */
 };
 
 /* Attempts at a consistent read while the agent rewrites the very Service. */
@@ -106,37 +107,55 @@ static __always_inline enum outcome refuse_new(const struct frontend *frontend)
 }
 
 /*
- * `flow` may be NULL: then always a new choice. Otherwise a flow to the same Service
- * stays where it is while its backend serves, whatever the sets say now (R110).
+ * One attempt; RACE: what was read does not fit together.
  *
  * Out of line and not unrolled: the hooks run cold, between thousands of instructions of
- * the network stack, so they cost what they touch, and that includes their own code.
+ * the network stack, so they cost what they touch, and that includes their own code. And
+ * an attempt leaves nothing behind but `choice`: otherwise the verifier goes through the
+ * next one for each way on which this one can fail, and through the third for each of those
+ * (a tenth of the instructions, measured).
  */
-static __noinline enum outcome decide(struct bpf_sock_addr *ctx, const struct frontend_key *dialled,
-				      const struct socket_flow *flow, struct choice *choice,
-				      __u32 *service_id)
+static __noinline enum outcome try_to_decide(struct bpf_sock_addr *ctx,
+					     const struct frontend_key *dialled,
+					     const struct kept_backend *kept, struct choice *choice,
+					     __u32 *service_id)
 {
 	struct frontend frontend;
 	__u32 flags;
+
+	if (!find_dialled(ctx, dialled, &flags, &frontend)) {
+		if (!(flags & ADDRESS_CLUSTER_IP))
+			return OUTCOME_PASS;
+		count_reason(REASON_UNKNOWN_PORT);
+		return OUTCOME_REFUSE;
+	}
+	*service_id = frontend.service_id;
+	if (kept && take_kept_backend(kept, frontend.service_id, choice))
+		return OUTCOME_TRANSLATE;
+	if (is_left_to_packets(&frontend))
+		return OUTCOME_PASS;
+	if (!(uses_local_set(&frontend) ? frontend.local.count : frontend.cluster.count))
+		return refuse_new(&frontend);
+	return pick_backend(ctx, &frontend, choice) ? OUTCOME_TRANSLATE : OUTCOME_RACE;
+}
+
+/*
+ * `kept` may be NULL: then always a new choice. Otherwise a flow to the same Service
+ * stays where it is while its backend serves, whatever the sets say now (R110).
+ */
+static __always_inline enum outcome decide(struct bpf_sock_addr *ctx,
+					   const struct frontend_key *dialled,
+					   const struct kept_backend *kept, struct choice *choice,
+					   __u32 *service_id)
+{
+	enum outcome outcome;
 	int attempt;
 
 #pragma clang loop unroll(disable)
 	for (attempt = 0; attempt < TABLE_ATTEMPTS; attempt++) {
-		if (!find_dialled(ctx, dialled, &flags, &frontend)) {
-			if (!(flags & ADDRESS_CLUSTER_IP))
-				return OUTCOME_PASS;
-			count_reason(REASON_UNKNOWN_PORT);
-			return OUTCOME_REFUSE;
-		}
-		*service_id = frontend.service_id;
-		if (flow && take_flow_backend(flow, frontend.service_id, choice))
-			return OUTCOME_TRANSLATE;
-		if (is_left_to_packets(&frontend))
-			return OUTCOME_PASS;
-		if (!(uses_local_set(&frontend) ? frontend.local.count : frontend.cluster.count))
-			return refuse_new(&frontend);
-		if (pick_backend(ctx, &frontend, choice))
-			return OUTCOME_TRANSLATE;
+		outcome = try_to_decide(ctx, dialled, kept, choice, service_id);
+		if (outcome != OUTCOME_RACE)
+			return outcome;
 	}
 	count_reason(REASON_TABLE_RACE);
 	return OUTCOME_REFUSE;

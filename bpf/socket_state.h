@@ -170,13 +170,36 @@ static __always_inline int flow_comes_from(const struct socket_flow *flow,
 	       same_address(&flow->backend_address, address);
 }
 
-/* The backend a flow was given, as long as it serves (R110, R111). */
-static __always_inline int take_flow_backend(const struct socket_flow *flow, __u32 service_id,
+/* A backend that an earlier decision led to; service_id 0: none. */
+struct kept_backend {
+	__u32 service_id;
+	__u32 backend_id;
+	__u32 generation;
+};
+
+static __always_inline struct kept_backend kept_by(const struct socket_flow *flow)
+{
+	return (struct kept_backend){ flow->service_id, flow->backend_id, flow->generation };
+}
+
+static __always_inline int is_kept(const struct kept_backend *kept, const struct choice *choice)
+{
+	return kept->backend_id == choice->backend_id && kept->generation == choice->generation;
+}
+
+/* The backend of an earlier decision, as long as it serves (R110, R111). */
+static __always_inline int take_kept_backend(const struct kept_backend *kept, __u32 service_id,
 					     struct choice *out)
 {
-	return flow->service_id == service_id &&
-	       take_known_backend(flow->backend_id, flow->generation, service_id, BACKEND_SERVING,
+	return kept->service_id == service_id &&
+	       take_known_backend(kept->backend_id, kept->generation, service_id, BACKEND_SERVING,
 				  out);
+}
+
+static __always_inline int take_flow_backend(const struct socket_flow *flow, struct choice *out)
+{
+	return take_known_backend(flow->backend_id, flow->generation, flow->service_id,
+				  BACKEND_SERVING, out);
 }
 
 /*
