@@ -5,6 +5,8 @@
     later starts  reuse the pinned maps → load → replace each link's program that differs
     killed        whatever was reached is consistent; the next start goes on from there
 
+`prepare` does what takes time, before anything changes: the kernel's verifier.
+
 A program is left alone only if all of this holds: its link runs the pinned program,
 the code has the same tag, and it uses the very maps the new object uses, constants
 included (`.rodata` is reused if its content is the one wanted). Everything else is
@@ -69,11 +71,51 @@ class Loaded:
     packet_problem: str = ""  # why they are not, although they were asked for
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the kernel has verified and nobody runs yet."""
+
+    request: LoadRequest
+    existing: PinDirectory | None
+    object_file: ObjectFile
+    kept_sizes: Mapping[str, tuple[int, int]]
+    packet_problem: str
+
+    def bring_up(self) -> Loaded:
+        """Pin and attach. EnvironmentUnusable for an unusable cgroup, else KernelError."""
+        directory, request = self.existing, self.request
+        if directory is not None:
+            replaced = _bring_up_to_date(self.object_file, directory, request)
+        else:
+            with pins.creating(request.bpf_root) as fresh:
+                replaced = _bring_up_to_date(self.object_file, fresh, request)
+            directory = pins.open_for_reading(request.bpf_root)
+            assert directory is not None
+        return Loaded(
+            directory,
+            self.existing is not None,
+            tuple(replaced),
+            self.kept_sizes,
+            request.packet_lb,
+            self.packet_problem,
+        )
+
+
 def load(request: LoadRequest) -> Loaded:
     """Bring the pins and hooks to what `request` says. The caller holds `pins.exclusive`.
 
     Raises EnvironmentUnusable for an incompatible layout or an unusable cgroup, and
     KernelError if the kernel refuses the programs: then what ran before still runs.
+    """
+    with prepare(request) as prepared:
+        return prepared.bring_up()
+
+
+@contextlib.contextmanager
+def prepare(request: LoadRequest) -> Iterator[Prepared]:
+    """The part of `load` that takes time and changes nothing that is pinned or runs.
+
+    Raises what `load` does, but for the cgroup.
     """
     pins.remove_unfinished(request.bpf_root)
     if others := pins.other_layouts(request.bpf_root):
@@ -83,35 +125,36 @@ def load(request: LoadRequest) -> Loaded:
             remedy="run the vipbee version that made it, or `vipbee cleanup` "
             "(Services stop until the agent is ready again)",
         )
-    if not request.packet_lb:
-        return _load(request)
-    try:
-        return _load(request)
-    except KernelError as error:
-        # The socket layer must not suffer from what the packet layer needs.
-        loaded = _load(replace(request, packet_lb=False))
-        return replace(loaded, packet_problem=str(error).splitlines()[0])
-
-
-def _load(request: LoadRequest) -> Loaded:
     existing = pins.open_for_reading(request.bpf_root)
     if existing is not None:
         existing.complete()
-    with contextlib.ExitStack() as stack:
-        object_file = stack.enter_context(ObjectFile.open())
-        kept_sizes = _prepare(object_file, request, existing)
+    try:
+        object_file, kept_sizes = _verify(request, existing)
+        problem = ""
+    except KernelError as error:
+        if not request.packet_lb:
+            raise
+        # The socket layer must not suffer from what the packet layer needs.
+        problem = str(error).splitlines()[0]
+        request = replace(request, packet_lb=False)
+        object_file, kept_sizes = _verify(request, existing)
+    with object_file:
+        yield Prepared(request, existing, object_file, kept_sizes, problem)
+
+
+def _verify(
+    request: LoadRequest, existing: PinDirectory | None
+) -> tuple[ObjectFile, dict[str, tuple[int, int]]]:
+    """The loaded object, for the caller to close, and map sizes that stay as they are pinned."""
+    with contextlib.ExitStack() as on_error:
+        object_file = on_error.enter_context(ObjectFile.open())
+        kept_sizes = _configure(object_file, request, existing)
         object_file.load()
-        if existing is not None:
-            replaced = _bring_up_to_date(object_file, existing, request)
-            return Loaded(existing, True, tuple(replaced), kept_sizes, request.packet_lb)
-        with pins.creating(request.bpf_root) as fresh:
-            replaced = _bring_up_to_date(object_file, fresh, request)
-    created = pins.open_for_reading(request.bpf_root)
-    assert created is not None
-    return Loaded(created, False, tuple(replaced), {}, request.packet_lb)
+        on_error.pop_all()
+    return object_file, kept_sizes
 
 
-def _prepare(
+def _configure(
     object_file: ObjectFile, request: LoadRequest, existing: PinDirectory | None
 ) -> dict[str, tuple[int, int]]:
     """Everything between open and load; returns map sizes that stay as they are pinned."""

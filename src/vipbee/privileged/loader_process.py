@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading in a process that ends with it, so that the helper never holds NumPy or libbpf.
 
-Forked early it gets ready (imports, probing what the kernel can) while the agent does its own
-imports, and loads when told to.
+Forked early it gets ready (imports, probing what the kernel can, having it verify the programs)
+while the agent does its own imports, and pins and attaches when told to.
 """
 
 from __future__ import annotations
@@ -54,19 +54,16 @@ class LoaderProcess:
 
 def _run(config: AgentConfig, told: int) -> Answer | None:
     """In the child: the answer, None if nobody asked."""
+    asked = False
     try:
-        from vipbee.privileged.loading import load_datapath, load_request
+        from vipbee.datapath.loader import prepare
+        from vipbee.privileged.loading import bring_up_datapath, load_request
 
-        request = load_request(config)
+        with prepare(load_request(config)) as prepared:
+            asked = bool(os.read(told, 1))
+            return bring_up_datapath(prepared) if asked else None
     except Exception as error:
-        failure = failures.failed(error)
-        return failure if os.read(told, 1) else None
-    if not os.read(told, 1):
-        return None
-    try:
-        return load_datapath(request)
-    except Exception as error:
-        return failures.failed(error)
+        return failures.failed(error) if asked or os.read(told, 1) else None
 
 
 def _write(fd: int, answer: Answer | None) -> None:

@@ -13,7 +13,7 @@ from vipbee.config import AgentConfig
 from vipbee.datapath.attach_tc import remove_filters, remove_links
 from vipbee.datapath.devices import read_devices
 from vipbee.datapath.features import SIZED_MAPS, probe_features
-from vipbee.datapath.loader import LoadRequest, load
+from vipbee.datapath.loader import LoadRequest, Prepared
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.privileged.requests import Started
@@ -44,15 +44,16 @@ def load_request(config: AgentConfig) -> LoadRequest:
         bind_protection=config.bind_protection,
         socket_lb=config.socket_lb,
         packet_lb=config.packet_lb,
+        packet_constants=config.packet_constants,
     )
 
 
-def load_datapath(request: LoadRequest) -> Started:
-    """Load and attach, or take over what is there; the caller holds `pins.exclusive`."""
+def bring_up_datapath(prepared: Prepared) -> Started:
+    """Attach, or take over what is there; the caller holds `pins.exclusive`."""
     started = time.perf_counter()
-    loaded = load(request)
+    request, loaded = prepared.request, prepared.bring_up()
     removed = 0
-    if not request.packet_lb:
+    if not (loaded.packet_lb or loaded.packet_problem):
         removed = remove_links(loaded.directory)
         removed += remove_filters(loaded.directory, request.node_netns_cookie, read_devices())
     # if the kernel refused our packet programs, those of the former version stay where they are

@@ -127,6 +127,8 @@ def _helper(config: AgentConfig) -> Iterator[Helper]:
 
 
 def _load(config: AgentConfig) -> Started:
-    from vipbee.privileged.loading import load_datapath, load_request
+    from vipbee.datapath.loader import prepare
+    from vipbee.privileged.loading import bring_up_datapath, load_request
 
-    return load_datapath(load_request(config))
+    with prepare(load_request(config)) as prepared:
+        return bring_up_datapath(prepared)
