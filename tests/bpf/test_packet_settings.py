@@ -14,8 +14,8 @@ from tests.support.hooked import Hooked
 from vipbee.config import load_config
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import pins
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.attached import read_hooks
+from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.hooks import read_config
 from vipbee.datapath.loader import Loaded, load
 from vipbee.datapath.objectfile import ObjectFile
