@@ -400,7 +400,7 @@ struct conntrack {
 	__u8 flags; /* enum conntrack_flag */
 	__u8 client_seen; /* enum conntrack_seen */
 	__u8 backend_seen;
-	__u8 reverse_kept; /* when `nat` was last refreshed, by reverse_turn(); 0: never */
+	__u8 pad;
 };
 
 /* The reverse half; key: the reply as the backend sends it. */
@@ -409,7 +409,7 @@ struct nat {
 	__u32 service_id;
 	__u32 backend_id;
 	__u32 generation;
-	__u32 last_seen; /* refreshed by the client's packets: up to a quarter of a life behind */
+	__u32 last_seen; /* refreshed at most once a second, by the client's packets */
 	__u8 flags; /* enum conntrack_flag */
 	__u8 pad[7];
 };

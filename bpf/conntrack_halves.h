@@ -36,15 +36,6 @@ static __noinline int forget(enum zone zone, const struct flow_tuple *original)
 	return 0;
 }
 
-/* Which quarter of a life it is; wraps, but never within a life. Never 0. */
-static __always_inline __u8 reverse_turn(__u8 protocol, __u32 now)
-{
-	__u32 life =
-		protocol == IPPROTO_TCP ? config.lifetime_established_s : config.lifetime_udp_s;
-
-	return now / (life / 4 + 1) % 255 + 1;
-}
-
 /*
  * Move a confirmed connection to the zone that nothing evicts from. Inserted there before
  * it is deleted here, so a packet on another CPU finds it at every moment.
@@ -59,7 +50,6 @@ static __noinline int promote(enum zone zone, const struct flow_tuple *original)
 		return 0;
 	reply_of(found, original->protocol, &reply);
 	fill_nat(&nat, original, found);
-	found->reverse_kept = reverse_turn(original->protocol, nat.last_seen);
 	if (bpf_map_update_elem(nat_map(zone, 1), &reply, &nat, BPF_NOEXIST))
 		goto full;
 	if (bpf_map_update_elem(conntrack_map(zone, 1), original, found, BPF_NOEXIST)) {
@@ -77,28 +67,9 @@ full:
 }
 
 /*
- * Is it time to look after the reverse half? While unfinished, each second. Of an established
- * connection nobody takes one half alone, and what reads its age asks the connection first:
- * so once in a quarter of its life, since it is a cache miss or four.
- */
-static __always_inline int reverse_is_due(struct conntrack *ct, __u8 protocol, __u32 now,
-					  int established)
-{
-	__u8 turn;
-
-	if (!established)
-		return 1;
-	turn = reverse_turn(protocol, now);
-	if (ct->reverse_kept == turn)
-		return 0;
-	ct->reverse_kept = turn;
-	return 1;
-}
-
-/*
- * Of the client's packets: is the reverse half still there, and ours? LRU eviction can take
- * either half alone. Returns 0 if another connection owns the reply tuple by now: this one
- * is over.
+ * Once a second of the client's packets: is the reverse half still there, and ours? LRU
+ * eviction can take either half alone. Returns 0 if another connection owns the reply
+ * tuple by now: this one is over.
  */
 static __noinline int keep_reverse(enum zone zone, const struct flow_tuple *original,
 				   const struct conntrack *ct, int established)

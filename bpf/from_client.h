@@ -46,8 +46,7 @@ static __always_inline struct conntrack *follow_connection(struct packet *p, enu
 	}
 	if (ct->last_seen != now) {
 		ct->last_seen = now;
-		if (reverse_is_due(ct, p->tuple.protocol, now, established) &&
-		    !keep_reverse(zone, &p->tuple, ct, established))
+		if (!keep_reverse(zone, &p->tuple, ct, established))
 			goto over;
 	}
 	if (note_client(ct, p, established) && !established)

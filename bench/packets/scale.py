@@ -34,7 +34,6 @@ _FIRST_NEW = 1 << 20  # past every established flow, so that no reply tuple is t
 _CLIENT_SHIFT, _FIRST_PORT, _PORT_MASK = 12, 32_768, 0x7FFF
 _FIRST_ID = 1000  # the lab has those before
 _MAPPED = 0xFFFF
-_ESTABLISHED_S = 7440
 
 
 def sizes(services: int, flows: int) -> dict[str, int]:
@@ -151,8 +150,7 @@ def _fill_flows(bench: Bench, place: str, services: int, flows: int) -> None:
     values["backend_port"], values["source_port"] = TARGET_PORT, keys["source_port"]
     values["service_id"] = values["backend_id"] = ids[number % services]
     values["generation"] = 1
-    values["last_seen"] = now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
-    values["reverse_kept"] = now // (_ESTABLISHED_S // 4 + 1) % 255 + 1  # reverse_turn()
+    values["last_seen"] = int(time.clock_gettime(time.CLOCK_MONOTONIC))
     values["client_seen"] = values["backend_seen"] = int(ConntrackSeen.PACKET | ConntrackSeen.SYN)
     if place == "remote":
         _put_addresses(values["source"], int.from_bytes(packed(V4.node)))
