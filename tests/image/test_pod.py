@@ -131,6 +131,7 @@ def node(lab: Lab, rootfs: Path, tmp_path: Path) -> Node:
             "cgroup": agent.node_cgroup,
             "netns": Path("/run/netns"),
             "reserved-ports": RESERVED_PORTS,
+            "accept-local": Path("/proc/sys/net/ipv4/conf/lo/accept_local"),
             "xtables-lock": tmp_path / "xtables.lock",
         },
         service_account=tmp_path / "account",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("buildah", "mmdebstrap")
-BASE, IMAGE = "localhost/vipbee-test-base:trixie", "localhost/vipbee-test:latest"
+BASE, IMAGE = "localhost/vipbee-test-base:bookworm", "localhost/vipbee-test:latest"
 CONTAINER = "vipbee-test"
 CERTIFICATES = "/etc/ssl/certs"  # those of this machine: it may trust a proxy of its own
 
@@ -52,7 +52,7 @@ def _make_base() -> None:
     archive = ROOT / "build" / "image" / "base.tar"
     archive.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _run("mmdebstrap", "--variant=minbase", "--include=ca-certificates", "trixie", archive)
+        _run("mmdebstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", archive)
         base = _run("buildah", "from", "scratch").strip()
         try:
             _run("buildah", "add", base, archive, "/")

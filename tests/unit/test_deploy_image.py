@@ -96,7 +96,8 @@ def test_build_tools_stay_in_the_build_stage() -> None:
 
 
 def test_of_the_locked_packages_only_those_that_are_used_stay() -> None:
-    """The lock has the build backend as well; what is taken away is exactly the rest."""
+    """The lock has the build backend as well; what is taken away is exactly the rest,
+    and what makes the environment."""
     lock = (ROOT / "requirements.lock").read_text()
     installed = {
         requirement.name
@@ -106,4 +107,4 @@ def test_of_the_locked_packages_only_those_that_are_used_stay() -> None:
     (removing,) = [words for words in stages()[0] if "uninstall" in words]
     removed = set(removing[removing.index("--yes") + 1 :])
 
-    assert removed - {"pip"} == installed - needed("vipbee")
+    assert removed - {"pip", "setuptools"} == installed - needed("vipbee")

@@ -11,10 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 
 ACCEPT_LOCAL = Path("/proc/sys/net/ipv4/conf/lo/accept_local")
+PATH_IN_POD = Path("/run/vipbee", ACCEPT_LOCAL.name)
+"""A pod's own /proc/sys is read-only; deploy/ mounts this one file of the node's there."""
 
 
-def accept_own_addresses(path: Path = ACCEPT_LOCAL) -> str:
+def accept_own_addresses(path: Path | None = None) -> str:
     """Set it in the calling thread's namespace; why that failed, or ""."""
+    if path is None:
+        path = PATH_IN_POD if PATH_IN_POD.exists() else ACCEPT_LOCAL
     try:
         if path.read_text().strip() == "0":
             path.write_text("1")
