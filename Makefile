@@ -20,9 +20,9 @@ demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl a
 	@$(AS_ROOT) $(VENV)/bin/vipbee demo
 
 .PHONY: test
-test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below, < 10 minutes (root)
-	@$(MAKE) test-unit test-bpf
-	@$(AS_ROOT) $(PYTEST) tests/net tests/kernels
+test: $(STAMPS)/run $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## all tests below, 15 minutes (root)
+	@$(MAKE) test-unit test-bpf test-net
+	@$(PYTEST) tests/kernels
 
 .PHONY: build
 build: $(OBJECT) ## compile the datapath
@@ -52,7 +52,7 @@ test-bpf: $(STAMPS)/run $(VENV)/development $(OBJECT) ## programs and maps in th
 
 .PHONY: test-net
 test-net: $(STAMPS)/run $(VENV)/development $(OBJECT) ## real programs through VIPs in network namespaces (root)
-	@$(AS_ROOT) $(PYTEST) tests/net
+	@$(AS_ROOT) $(PYTEST) -n 2 --dist loadfile tests/net
 
 .PHONY: test-kernels
 test-kernels: $(STAMPS)/kernels $(VENV)/development $(OBJECT) ## the same through VIPs on kernels 5.10, 6.1 and 6.12 (QEMU)

@@ -188,7 +188,7 @@ PROTECTIONS = [
     Protection(
         "D77, R111",
         hostile.a_flow_follows_a_backend_that_is_another_by_now,
-        (("backend.h", " && out->generation == generation;", ";"),),
+        (("backend.h", "if (!backend || backend->generation != generation)", "if (!backend)"),),
     ),
     Protection(
         "D85",
@@ -220,7 +220,7 @@ PROTECTIONS = [
     Protection(
         "D116: zones",
         hostile.a_flood_from_outside_costs_a_pod_s_connection,
-        (("conntrack.h", "if (zone == ZONE_OUTSIDE)", "if (1)"),),
+        (("conntrack.h", "if (zone == ZONE_OUTSIDE)", "if (zone != (enum zone)7)"),),
         sizes=SMALL,
     ),
     # ---- source ports

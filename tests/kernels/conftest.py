@@ -23,13 +23,6 @@ def kernel(request: pytest.FixtureRequest) -> str:
     return version
 
 
-@pytest.fixture(autouse=True)
-def _not_seen_yet(request: pytest.FixtureRequest) -> None:
-    """On 5.10 packets were seen in a shorter trial only: until a whole run passed there."""
-    if "packets" in request.fixturenames and request.getfixturevalue("kernel") == "5.10":
-        request.applymarker(pytest.mark.xfail(strict=False, reason="no whole run on 5.10 yet"))
-
-
 @pytest.fixture(scope="session")
 def boots(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Report]]]:
     """Boot what the selected tests need; the slowest, the oldest, first."""

@@ -32,7 +32,7 @@ def see() -> dict[str, object]:
     """What happens with an agent that serves sockets only."""
     add_addresses((*BACKENDS.values(), SECOND_BACKEND))
     seen: dict[str, object] = {}
-    agent = start_agent()
+    agent = start_agent("--no-packet-lb")
     (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
     with echo_servers():
         for version in FAMILIES:
