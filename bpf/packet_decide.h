@@ -13,7 +13,6 @@
 #include "atomic.h"
 #include "backend.h"
 #include "config.h"
-#include "conntrack.h"
 #include "count.h"
 #include "maps.h"
 #include "martian.h"
@@ -112,15 +111,6 @@ static __noinline int has_frontend(const struct packet *p)
 	return find_frontend_of(p, &ignored);
 }
 
-/* Has a socket of the node sent from this port to the one that sends now? See node_socket.h. */
-static __noinline int is_answer_to_node(enum zone zone, const struct packet *p)
-{
-	const struct nat *nat = bpf_map_lookup_elem(nat_map(zone, 0), &p->tuple);
-
-	return nat && nat->flags & CONNTRACK_DIRECT &&
-	       (__s32)(now_s() - nat->last_seen) <= (__s32)config.lifetime_udp_s;
-}
-
 /* One consistent look at the tables; VERDICT_AGAIN: the agent rewrites them right now. */
 static __noinline enum verdict try_to_choose(const struct packet *p, enum zone zone,
 					     struct choice *choice, __u32 *service_id)
@@ -146,11 +136,6 @@ static __noinline enum verdict try_to_choose(const struct packet *p, enum zone z
 		/* the node's may be older than the Service: a ClusterIP's go nowhere (R36) */
 		if (!(flags & ADDRESS_NODE) && (!p->from_node || flags & ADDRESS_CLUSTER_IP))
 			return drop(REASON_NO_CONNECTION);
-		count_reason(REASON_NODE_CONNECTION);
-		return VERDICT_PASS;
-	}
-	if (p->tuple.protocol == IPPROTO_UDP && frontend.kind == FRONTEND_NODE_PORT &&
-	    is_answer_to_node(p->from_node ? ZONE_OUTSIDE : zone, p)) {
 		count_reason(REASON_NODE_CONNECTION);
 		return VERDICT_PASS;
 	}

@@ -15,7 +15,6 @@
 #include "conntrack.h"
 #include "maps.h"
 #include "packet.h"
-#include "port_marks.h"
 
 /* 0.9^64: one in a thousand fails with nine tenths of the ports taken. */
 #define PORT_ATTEMPTS 64
@@ -134,12 +133,7 @@ static __noinline int try_port(struct __sk_buff *ctx, const struct packet *p, en
 	/* with SNAT the source is an address of this node, whose sockets come first */
 	if (draft->nat.flags & CONNTRACK_SOURCE_NAT && node_uses(ctx, p, reply))
 		return 0;
-	if (bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST))
-		return 0;
-	/* datagrams of a socket that comes later do not begin with a SYN (D106) */
-	if (reply->protocol == IPPROTO_UDP && draft->nat.flags & CONNTRACK_REDIRECT)
-		mark_port(IPPROTO_UDP, reply->destination_port);
-	return 1;
+	return !bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST);
 }
 
 static __always_inline int looks_alive(const struct nat *owner, __u32 now, __u32 lifetime_s)

@@ -56,7 +56,6 @@ class MapName(StrEnum):
     CONNTRACK_POD = "conntrack_pod"
     NAT_NEW_POD = "nat_new_pod"
     NAT_POD = "nat_pod"
-    PORT_MARKS = "port_marks"
     FRAGMENTS = "fragments"
     REFUSAL_BUDGETS = "refusal_budgets"
     DRAFTS = "drafts"

@@ -34,7 +34,6 @@ PACKET_MAPS = tuple(
         MapName.CONNTRACK_POD,
         MapName.NAT_NEW_POD,
         MapName.NAT_POD,
-        MapName.PORT_MARKS,
         MapName.FRAGMENTS,
         MapName.REFUSAL_BUDGETS,
         MapName.DRAFTS,
@@ -45,7 +44,6 @@ PACKET_MAPS = tuple(
 _UNSIZED_PACKET_MAPS = {
     MapName.DEVICES,
     MapName.SERVICE_CIDRS,
-    MapName.PORT_MARKS,
     MapName.REFUSAL_BUDGETS,
     MapName.DRAFTS,
 }
