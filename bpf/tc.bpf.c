@@ -117,7 +117,7 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	if (p.address_flags & ADDRESS_OWN && !(p.address_flags & ADDRESS_HOST_ONLY) &&
 	    is_node_port_number(bpf_ntohs(p.tuple.destination_port))) {
 		aside = set_aside(&p);
-		return aside ? from_node(ctx, aside, l2) : TC_ACT_UNSPEC;
+		return aside && is_own(aside) ? from_node(ctx, aside, l2) : TC_ACT_UNSPEC;
 	}
 	return from_backend(ctx, &p, l2, zone, 0);
 }

@@ -53,8 +53,6 @@ class NodeClients:
         stays = _passed("R40: not our port")
         if not world.flags(packet.source) & AddressFlag.SNAT:
             drop = _dropped("R37: forwarded for others", Reason.CLUSTER_IP_OUTSIDE)
-            if not world.flags(packet.destination) & VIP:
-                return self._tracked(packet, at)
             return (drop,) if is_cluster_ip else (stays,)
         if packet.is_icmp and not packet.is_later_fragment:
             if packet.defect is not None:
