@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,7 +78,7 @@ class Direct:
         pass
 
 
-class RuleSet:
+class RuleSet(ABC):
     """kube-proxy's rules, loaded by its own tool, without kube-proxy.
 
     Its times are a lower bound: computing the rules and kube-proxy's pause of a second
@@ -107,20 +108,24 @@ class RuleSet:
         self._load(text, 60.0)
         return started
 
+    @abstractmethod
     def entries(self) -> Entries:
-        raise NotImplementedError
+        """What is in the kernel now."""
 
     def clear(self) -> None:
         self._cluster = None
 
+    @abstractmethod
     def _all_rules(self, cluster: Cluster) -> str:
-        raise NotImplementedError
+        """Input of the tool, from nothing."""
 
+    @abstractmethod
     def _changed_rules(self, cluster: Cluster, before: Port, after: Port) -> str:
-        raise NotImplementedError
+        """Input of the tool for one change."""
 
+    @abstractmethod
     def _load(self, text: str, limit_s: float) -> None:
-        raise NotImplementedError
+        """Hand it to the tool; CannotError if that takes too long or is refused."""
 
     def _run(self, argv: list[str], text: str | None, limit_s: float) -> str:
         try:
