@@ -12,9 +12,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from tests.support.connection_states import ALIVE, FIN, RST, TCP, UDP, each_state
 from tests.support.eventually import eventually
 from tests.support.hooked import Hooked
-from vipbee.abi import AddressFlag, BackendFlag, ConntrackFlag, ConntrackSeen, MapName
+from vipbee.abi import AddressFlag, BackendFlag, ConntrackFlag, MapName
 from vipbee.core.connection_age import reply_tuples
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
@@ -30,10 +31,6 @@ from vipbee.sweep import INTERVAL_S, Sweep, sweep_in_kernel
 from vipbee.sweep_tables import Swept, TableSweep
 
 LAYOUTS = load_layouts()
-TCP, UDP = 6, 17
-ALIVE = ConntrackSeen.PACKET | ConntrackSeen.SYN
-FIN = ALIVE | ConntrackSeen.FIN
-RST = ALIVE | ConntrackSeen.RST
 MANY = 100_000
 SERVICE, BACKEND, GENERATION = 3, 5, 7
 ZONES = [
@@ -131,18 +128,7 @@ def closed(tables: KernelTables) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("zone", [0, 1])
-@pytest.mark.parametrize(
-    ("protocol", "client", "backend", "lifetime_s"),
-    [
-        (TCP, ALIVE, ALIVE, 7440),
-        (TCP, ConntrackSeen.SYN, ALIVE, 240),
-        (TCP, FIN, ALIVE, 7440),
-        (TCP, FIN, FIN, 240),
-        (TCP, RST, ALIVE, 10),
-        (TCP, ALIVE, RST, 10),
-        (UDP, ConntrackSeen.PACKET, ConntrackSeen.PACKET, 120),
-    ],
-)
+@each_state
 def test_an_entry_goes_when_its_lifetime_is_over_and_not_before(
     directory: PinDirectory,
     tables: KernelTables,

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.support.connection_states import ALIVE, TCP, each_state
 from tests.support.hooked import Hooked
-from vipbee.abi import ConntrackFlag, ConntrackSeen, MapName
+from vipbee.abi import ConntrackFlag, MapName
 from vipbee.core.connection_age import reply_tuples
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
@@ -25,10 +26,6 @@ from vipbee.sweep_tables import Swept, TableSweep
 LAYOUTS = load_layouts()
 NOW = 100_000
 LIFETIMES = Lifetimes(established_s=7440, transitory_s=240, reset_s=10, udp_s=120)
-TCP, UDP = 6, 17
-ALIVE = ConntrackSeen.PACKET | ConntrackSeen.SYN
-FIN = ALIVE | ConntrackSeen.FIN
-RST = ALIVE | ConntrackSeen.RST
 MANY = 200_000
 
 
@@ -89,18 +86,7 @@ def sweep(tables: KernelTables, now: int = NOW) -> Swept:
     return swept
 
 
-@pytest.mark.parametrize(
-    ("protocol", "client", "backend", "lifetime_s"),
-    [
-        (TCP, ALIVE, ALIVE, 7440),
-        (TCP, ConntrackSeen.SYN, ALIVE, 240),
-        (TCP, FIN, ALIVE, 7440),
-        (TCP, FIN, FIN, 240),
-        (TCP, RST, ALIVE, 10),
-        (TCP, ALIVE, RST, 10),
-        (UDP, ConntrackSeen.PACKET, ConntrackSeen.PACKET, 120),
-    ],
-)
+@each_state
 def test_an_entry_goes_when_its_lifetime_is_over_and_not_a_second_before(
     tables: KernelTables, protocol: int, client: int, backend: int, lifetime_s: int
 ) -> None:

@@ -12,16 +12,15 @@ import json
 import sys
 from pathlib import Path
 
+from tests.support.apiserver.paths import SECTIONS
 from tests.support.apiserver.server import ApiServer
-
-_SECTIONS = {"services": "services", "endpoints": "endpointslices", "nodes": "nodes"}
 
 
 async def serve(address: str, state: Path | None) -> None:
     server = ApiServer()
     if state is not None:
         sections = json.loads(state.read_text())
-        for section, plural in _SECTIONS.items():
+        for section, plural in SECTIONS.items():
             for manifest in sections.get(section) or ():
                 server.objects.put(plural, manifest)
         server.objects.compact()

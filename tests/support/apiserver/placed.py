@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.apiserver.events import PREFIX as EVENTS
-from tests.support.apiserver.objects import KINDS
+from tests.support.apiserver.paths import SECTIONS, Manifest, State, standing
 from vipbee.lab import Place
 
 PORT = 6443
 START_TIMEOUT_S = 15.0
 ROOT = Path(__file__).parents[3]
-SECTIONS = {"services": "services", "endpoints": "endpointslices", "nodes": "nodes"}
 
 
 class PlacedApiServer:
@@ -114,15 +113,9 @@ class PlacedApiServer:
         connection.close()
 
 
-def _by_path(
-    state: Mapping[str, list[Mapping[str, Any]]],
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for section, plural in SECTIONS.items():
-        kind = KINDS[plural]
-        for item in state.get(section) or ():
-            meta = item["metadata"]
-            place = f"/namespaces/{meta.get('namespace', 'default')}" if kind.is_namespaced else ""
-            path = f"{kind.prefix}{place}/{plural}/{meta['name']}"
-            found.setdefault(plural, {})[path] = item
+def _by_path(state: State) -> dict[str, dict[str, Manifest]]:
+    """Plural → path → object."""
+    found: dict[str, dict[str, Manifest]] = {}
+    for plural, collection, name, manifest in standing(state):
+        found.setdefault(plural, {})[f"{collection}/{name}"] = manifest
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.apiserver.objects import KINDS
+from tests.support.apiserver.paths import Manifest, State, standing
 from tests.support.certificates import Authority
 from vipbee.lab import Place
 
@@ -30,7 +30,6 @@ SERVICE_CIDRS = "10.96.0.0/16,fd00:10:96::/112"
 ADMIN, AGENT = "admin-of-the-test", "agent-of-the-test"
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes" / "vipbee.yaml"
-SECTIONS = {"services": "services", "endpoints": "endpointslices", "nodes": "nodes"}
 _ACCOUNT = "system:serviceaccount:kube-system:vipbee"
 
 
@@ -221,15 +220,9 @@ def _must_go(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bo
     return bool(old.get("spec", {}).get("clusterIPs") != new.get("spec", {}).get("clusterIPs"))
 
 
-def _by_collection(
-    state: Mapping[str, list[Mapping[str, Any]]],
-) -> dict[str, dict[str, Mapping[str, Any]]]:
+def _by_collection(state: State) -> dict[str, dict[str, Manifest]]:
     """Path of a collection → name → object, Services before their slices."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for section, plural in SECTIONS.items():
-        kind = KINDS[plural]
-        for item in state.get(section) or ():
-            meta = item["metadata"]
-            place = f"/namespaces/{meta.get('namespace', 'default')}" if kind.is_namespaced else ""
-            found.setdefault(f"{kind.prefix}{place}/{plural}", {})[meta["name"]] = item
+    found: dict[str, dict[str, Manifest]] = {}
+    for _, collection, name, manifest in standing(state):
+        found.setdefault(collection, {})[name] = manifest
     return found
