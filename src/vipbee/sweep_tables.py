@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep where the kernel has no iterators over map elements: the tables are read here.
 
-Decides as bpf/sweep.bpf.c does, but knows nothing of addresses the node gave up and counts
-no connection as closed. In steps of some ten milliseconds.
+Decides as bpf/sweep.bpf.c does, but counts no connection as closed: only the kernel can add to
+a counter that packets add to. In steps of some ten milliseconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vipbee.abi import MapName
+from vipbee.abi import AddressFlag, ConntrackFlag, MapName
 from vipbee.core.connection_age import ages_s, remaining_s, reply_tuples
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
@@ -23,10 +23,20 @@ from vipbee.datapath.kernel import KernelTables
 STEP_ENTRIES = 8192
 _UDP = 17
 
-# (established connections, their reverse halves, unfinished ones)
+# (established connections, their reverse halves; unfinished ones, theirs)
 _ZONES = (
-    (MapName.CONNTRACK_OUTSIDE, MapName.NAT_OUTSIDE, MapName.CONNTRACK_NEW_OUTSIDE),
-    (MapName.CONNTRACK_POD, MapName.NAT_POD, MapName.CONNTRACK_NEW_POD),
+    (
+        MapName.CONNTRACK_OUTSIDE,
+        MapName.NAT_OUTSIDE,
+        MapName.CONNTRACK_NEW_OUTSIDE,
+        MapName.NAT_NEW_OUTSIDE,
+    ),
+    (
+        MapName.CONNTRACK_POD,
+        MapName.NAT_POD,
+        MapName.CONNTRACK_NEW_POD,
+        MapName.NAT_NEW_POD,
+    ),
 )
 
 
@@ -53,22 +63,28 @@ class TableSweep:
         self._lifetimes = lifetimes
         self._clock = clock
 
-    def steps(self, swept: Swept) -> Iterator[None]:
-        """One sweep, a step at each `next`; counts into `swept`."""
-        for conntrack, nat, unfinished in _ZONES:
+    def steps(self, swept: Swept, *, unfinished: bool = False) -> Iterator[None]:
+        """One sweep, a step at each `next`; counts into `swept`.
+
+        `unfinished`: look at connections that are not established as well, which go only with
+        their address.
+        """
+        for conntrack, nat, new_conntrack, new_nat in _ZONES:
             if not self._tables.has(conntrack):
                 continue
+            if unfinished:
+                yield from self._connections(new_conntrack, new_nat, Swept())
             seen = swept.seen - swept.connections
             yield from self._connections(conntrack, nat, swept)
             left = swept.seen - swept.connections - seen
             swept.pressure = max(swept.pressure, left / self._tables.max_entries(conntrack))
-            yield from self._orphans(conntrack, nat, unfinished, swept)
+            yield from self._orphans(conntrack, nat, new_conntrack, swept)
 
     def _connections(self, conntrack: MapName, nat: MapName, swept: Swept) -> Iterator[None]:
         for keys, values in self._tables.walk_hash(conntrack, STEP_ENTRIES):
             swept.seen += len(keys)
             remaining = remaining_s(keys["protocol"], values, self._clock(), self._lifetimes)
-            over = np.flatnonzero(remaining < 0)
+            over = np.flatnonzero((remaining < 0) | self._have_lost_their_source(values))
             if len(over):
                 self._tables.apply(Op(conntrack, keys[over], None))
                 swept.connections += len(over)
@@ -79,6 +95,18 @@ class TableSweep:
                 self._tables.apply(Op(nat, replies[mine], None))
                 swept.reverse_halves += int(np.count_nonzero(mine))
             yield
+
+    def _have_lost_their_source(self, values: Records) -> Records:
+        """Of each connection: do its replies come to an address the node gave up (D113)?"""
+        redirected = values["flags"] & ConntrackFlag.REDIRECT != 0
+        lost = np.zeros(len(values), bool)
+        if redirected.any():
+            sources = np.ascontiguousarray(values["source"][redirected])
+            # addresses of the node: a handful
+            _, first, which = np.unique(_rows(sources), return_index=True, return_inverse=True)
+            flags, _ = self._tables.read_entries(MapName.ADDRESSES, sources[first])
+            lost[redirected] = (flags & AddressFlag.SNAT == 0)[which]
+        return lost
 
     def _orphans(
         self, conntrack: MapName, nat: MapName, unfinished: MapName, swept: Swept

@@ -3,32 +3,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.support.connection_states import ALIVE, FIN, RST, TCP, UDP, each_state
-from tests.support.eventually import eventually
 from tests.support.hooked import Hooked
+from tests.support.sweeping import swept_soon
 from vipbee.abi import AddressFlag, BackendFlag, ConntrackFlag, MapName
 from vipbee.core.connection_age import reply_tuples
-from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.features import probe_features
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.sweep_iterators import STEP_ELEMENTS, read_sweep
 from vipbee.datapath.sweeps import Sweeps
-from vipbee.sweep import INTERVAL_S, Sweep, sweep_in_kernel
-from vipbee.sweep_tables import Swept, TableSweep
+from vipbee.sweep import INTERVAL_S, sweep_in_kernel
+from vipbee.sweep_tables import Swept
 
 LAYOUTS = load_layouts()
 MANY = 100_000
@@ -41,6 +39,8 @@ ZONES = [
 
 @pytest.fixture(scope="module")
 def swept_node() -> Iterator[tuple[PinDirectory, KernelTables]]:
+    if not probe_features().sweep_iterators:
+        pytest.skip("this kernel has, or allows, no iterator over the elements of a map")
     sizes = {name: MANY for zone in ZONES for name in zone}
     with Hooked.up(sizes=sizes, loaded=False) as hooked:
         pins.prepare_root(hooked.bpf_root)
@@ -298,7 +298,7 @@ def test_the_agent_sweeps_at_once_when_addresses_change(
     values["flags"] = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
     put(tables, keys, values)
 
-    took = asyncio.run(_sweep_soon(directory, tables, MapName.CONNTRACK_OUTSIDE))
+    took = swept_soon(Sweeps(directory), tables, MapName.CONNTRACK_OUTSIDE)
 
     assert took < INTERVAL_S / 3
 
@@ -310,18 +310,6 @@ def test_where_the_iterators_are_missing_the_tables_are_walked(
     directory.remove("programs", "vipbee_sweep_pod")
     put(tables, *connections(1, age_s=10_000))
 
-    asyncio.run(_sweep_soon(directory, tables, MapName.CONNTRACK_OUTSIDE))
+    swept_soon(Sweeps(directory), tables, MapName.CONNTRACK_OUTSIDE)
 
     assert len(tables.read_hash(MapName.NAT_OUTSIDE)[0]) == 0
-
-
-async def _sweep_soon(directory: PinDirectory, tables: KernelTables, name: MapName) -> float:
-    """Seconds until the table is empty."""
-    sweep = Sweep(Sweeps(directory), tables, TableSweep(tables, Lifetimes()))
-    task = asyncio.create_task(sweep.sweep_regularly(lambda: True))
-    sweep.soon()
-    try:
-        empty = partial(eventually, lambda: not len(tables.read_hash(name)[0]), within_s=20)
-        return await asyncio.to_thread(empty)
-    finally:
-        task.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep where the kernel has no iterators: by lifetime only, both halves, others untouched."""
+"""The sweep where the kernel has no iterators: both halves of what is over, others untouched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.connection_states import ALIVE, TCP, each_state
 from tests.support.hooked import Hooked
-from vipbee.abi import ConntrackFlag, MapName
+from tests.support.sweeping import swept_soon
+from vipbee.abi import AddressFlag, ConntrackFlag, MapName
 from vipbee.core.connection_age import reply_tuples
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
@@ -21,6 +22,7 @@ from vipbee.datapath import pins
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.loader import load
+from vipbee.sweep import INTERVAL_S
 from vipbee.sweep_tables import Swept, TableSweep
 
 LAYOUTS = load_layouts()
@@ -45,7 +47,13 @@ def tables() -> Iterator[KernelTables]:
 @pytest.fixture(autouse=True)
 def _empty(tables: KernelTables) -> Iterator[None]:
     yield
-    for name in (MapName.CONNTRACK_OUTSIDE, MapName.NAT_OUTSIDE):
+    for name in (
+        MapName.CONNTRACK_OUTSIDE,
+        MapName.NAT_OUTSIDE,
+        MapName.CONNTRACK_NEW_OUTSIDE,
+        MapName.NAT_NEW_OUTSIDE,
+        MapName.ADDRESSES,
+    ):
         tables.apply(Op(name, tables.read_hash(name)[0], None))
 
 
@@ -79,9 +87,10 @@ def put(tables: KernelTables, keys: Records, values: Records) -> Records:
     return replies
 
 
-def sweep(tables: KernelTables, now: int = NOW) -> Swept:
+def sweep(tables: KernelTables, now: int = NOW, *, unfinished: bool = False) -> Swept:
     swept = Swept()
-    for _ in TableSweep(tables, LIFETIMES, clock=lambda: now).steps(swept):
+    sweeping = TableSweep(tables, LIFETIMES, clock=lambda: now)
+    for _ in sweeping.steps(swept, unfinished=unfinished):
         pass
     return swept
 
@@ -133,6 +142,68 @@ def test_a_reverse_half_without_connection_goes_when_it_is_old(tables: KernelTab
     left = tables.read_hash(MapName.NAT_OUTSIDE)[1]["original"]["source_port"]
     assert (swept.connections, swept.reverse_halves) == (0, 1)
     assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
+
+
+def test_a_connection_goes_with_the_address_it_is_sent_from(tables: KernelTables) -> None:
+    """D113: replies to an address the node gave up never come back to it.
+
+    What keeps the client's own address does not depend on the node's.
+    """
+    keys, values = connections(3)
+    mine = np.zeros(1, LAYOUTS["address"])
+    mine["word"] = [0, 0, 0xFFFF, 0xC6336401]
+    tables.apply(Op(MapName.ADDRESSES, mine, np.array([AddressFlag.SNAT], np.uint32)))
+    redirected = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
+    values["flags"] = [redirected, redirected, 0]
+    values["source"][0] = mine[0]
+    values["source"]["word"][1] = [0, 0, 0xFFFF, 0xC6336402]  # was the node's
+    put(tables, keys, values)
+
+    swept = sweep(tables)
+
+    left = tables.read_hash(MapName.CONNTRACK_OUTSIDE)[0]["source_port"]
+    assert (swept.connections, swept.reverse_halves) == (1, 1)
+    assert sorted(left.tolist()) == sorted(keys["source_port"][[0, 2]].tolist())
+
+
+def test_unfinished_connections_go_with_their_address_too(tables: KernelTables) -> None:
+    """D113: a client that asks again and again would keep its UDP flow alive for ever."""
+    keys, values = connections(2)
+    values["flags"][0] = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
+    halves = np.zeros(2, LAYOUTS["nat"])
+    halves["original"] = keys
+    tables.apply(Op(MapName.CONNTRACK_NEW_OUTSIDE, keys, values))
+    tables.apply(Op(MapName.NAT_NEW_OUTSIDE, reply_tuples(keys, values), halves))
+
+    sweep(tables)
+    before = len(tables.read_hash(MapName.CONNTRACK_NEW_OUTSIDE)[0])
+    sweep(tables, unfinished=True)
+
+    assert before == 2
+    for name in (MapName.CONNTRACK_NEW_OUTSIDE, MapName.NAT_NEW_OUTSIDE):
+        assert len(tables.read_hash(name)[0]) == 1
+
+
+class NoIterators:
+    """What a kernel without them offers."""
+
+    def are_available(self) -> bool:
+        return False
+
+    def open(self, program: str, *, unfinished: bool = False) -> int:
+        raise FileNotFoundError(program)
+
+
+def test_the_agent_walks_the_tables_at_once_when_addresses_change(tables: KernelTables) -> None:
+    """D113: it does not wait for its next regular sweep, half a minute away."""
+    keys, values = connections(1)
+    values["last_seen"] = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    values["flags"] = ConntrackFlag.SOURCE_NAT | ConntrackFlag.REDIRECT
+    put(tables, keys, values)
+
+    took = swept_soon(NoIterators(), tables, MapName.CONNTRACK_OUTSIDE)
+
+    assert took < INTERVAL_S / 3
 
 
 def test_a_large_table_is_swept_in_short_steps(tables: KernelTables) -> None:

@@ -7,6 +7,7 @@ everything, where the socket layer is off.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -162,6 +163,7 @@ def silent(
     remote: Remote, protocol: str, address: tuple[str, int], *, at_once: bool = False
 ) -> RemoteSocket:
     """A socket that is not answered; until there is one, unless it must be so `at_once`."""
+    deadline = time.monotonic() + 20
     while True:
         made = opened(remote, protocol, address)
         made.settimeout(0.3)
@@ -170,11 +172,13 @@ def silent(
             answered = answers(made) is not None
         except TimeoutError:
             return made
-        except ConnectionAbortedError:  # it was connected to a backend that went meanwhile
+        # connected to a backend that went meanwhile; or a Service that is about to go
+        except (ConnectionAbortedError, ConnectionRefusedError):
             answered = True
         if not answered:
             return made
         assert not at_once
+        assert time.monotonic() < deadline
         made.close()
 
 

@@ -68,7 +68,7 @@ _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 class Features:
     set_retval: bool  # ECONNREFUSED from a hook (5.18); else EPERM, and a RST for TCP
     socket_storage: bool  # reverse state in the socket; else an LRU map by cookie
-    stale_iterator: bool  # find stale UDP sockets in all namespaces at once
+    stale_iterator: bool  # find stale UDP sockets in all namespaces at once; else in each
     release_iterator: bool  # release them in the kernel (6.5); else through sock_diag
     coarse_clock: bool = False  # bpf_ktime_get_coarse_ns() (5.11), cheaper per packet
     fib_skip_neighbour: bool = False  # BPF_FIB_LOOKUP_SKIP_NEIGH (6.3)

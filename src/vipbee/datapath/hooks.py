@@ -67,8 +67,12 @@ def degradations(directory: PinDirectory, layouts: Layouts) -> list[str]:
         found.append("what sockets dialled is kept in a table that can overflow")
     if not config["node_netns_cookie"]:
         found.append("the node's network namespace is taken to be the initial one")
-    if STALE_ITERATOR not in programs:
+    if not {STALE_ITERATOR, RELEASE_ITERATOR} & set(programs):
         found.append("connected UDP sockets keep a backend that is gone until they are reopened")
+    elif STALE_ITERATOR not in programs:
+        found.append(
+            "UDP sockets of backends that are gone are looked for in one pod after another"
+        )
     elif RELEASE_ITERATOR not in programs:
         found.append("UDP sockets of backends that are gone are released one by one, by sock_diag")
     return found

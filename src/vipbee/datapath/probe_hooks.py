@@ -98,7 +98,9 @@ def probe_helpers(features: Features) -> list[Finding]:
             "iterator over sockets",
             features.stale_iterator,
             "finds UDP sockets of withdrawn backends in all pods",
-            "connected UDP sockets keep a withdrawn backend until reopened",
+            "looks for UDP sockets of withdrawn backends in one pod after another"
+            if features.release_iterator
+            else "connected UDP sockets keep a withdrawn backend until reopened",
         ),
         (
             "bpf_sock_destroy",

@@ -7,6 +7,8 @@ because only the first sees all network namespaces and only the second may destr
 
     vipbee_stale    every socket with a stale flow, with its namespace
     vipbee_release  run inside each of those namespaces; below 6.5: SOCK_DESTROY
+
+Some hardened kernels refuse the first: then the second looks into every namespace.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,29 +54,35 @@ STALE_SOCKET = struct.Struct("=16s16s2s2sIIBB2x")
 def release_stale_sockets(directory: PinDirectory) -> int:
     """Release every stale UDP socket of the node; return how many.
 
-    0 as well if this kernel has no iterator over socket storage. A namespace that no
-    process and no /run/netns entry holds cannot be entered and is left alone; without
-    CAP_SYS_ADMIN that is every namespace but our own.
+    0 as well if this kernel has neither iterator. A namespace that no process and no
+    /run/netns entry holds cannot be entered and is left alone; without CAP_SYS_ADMIN that is
+    every namespace but our own.
     """
-    stale = find_stale_sockets(directory)
-    if not stale:
+    programs = directory.names("programs")
+    if STALE_ITERATOR in programs:
+        where = _by_namespace(_find_stale_sockets(directory))
+        if not where:
+            return 0
+        paths = _namespace_paths()
+    elif RELEASE_ITERATOR in programs:
+        paths = _namespace_paths()
+        where = {inode: [] for inode in paths}
+    else:
         return 0
-    by_namespace: dict[int, list[StaleSocket]] = defaultdict(list)
-    for record in stale:
-        by_namespace[record.netns_inode].append(record)
-    own, paths = os.stat("/proc/self/ns/net").st_ino, _namespace_paths()
-    released = 0
-    for inode, sockets in by_namespace.items():
-        action = partial(_release, directory, sockets)
-        if inode == own:
-            released += action()
-        elif (path := paths.get(inode)) is not None:
-            with contextlib.suppress(PermissionError):  # `vipbee check` says so
-                released += _inside(path, action)
-    return released
+    own = os.stat("/proc/self/ns/net").st_ino
+    released = _release(directory, where[own]) if own in where else 0
+    others = {paths[inode]: where[inode] for inode in where if inode in paths and inode != own}
+    return released + (_release_inside(directory, others) if others else 0)
 
 
-def find_stale_sockets(directory: PinDirectory) -> list[StaleSocket]:
+def _by_namespace(sockets: Sequence[StaleSocket]) -> dict[int, list[StaleSocket]]:
+    found: dict[int, list[StaleSocket]] = defaultdict(list)
+    for record in sockets:
+        found[record.netns_inode].append(record)
+    return found
+
+
+def _find_stale_sockets(directory: PinDirectory) -> list[StaleSocket]:
     """Stale sockets of all namespaces."""
     program = directory.get("programs", STALE_ITERATOR)
     if program is None:
@@ -149,24 +156,21 @@ def _namespace_paths() -> dict[int, Path]:
     return found
 
 
-def _inside(namespace: Path, action: Callable[[], int]) -> int:
-    """Run `action` in a network namespace, in a thread of its own that ends with it."""
-    result: list[int] = []
+def _release_inside(
+    directory: PinDirectory, namespaces: Mapping[Path, Sequence[StaleSocket]]
+) -> int:
+    """`_release` in each of these namespaces; by a thread that enters them and ends with it."""
+    released: list[int] = []
     failure: list[BaseException] = []
 
     def run() -> None:
+        libc = c.CDLL(None, use_errno=True)  # os.setns is Python 3.12
         try:
-            fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                # os.setns is Python 3.12
-                libc = c.CDLL(None, use_errno=True)
-                if libc.setns(fd, _CLONE_NEWNET):
-                    raise OSError(c.get_errno(), "setns")
-            finally:
-                os.close(fd)
-            result.append(action())
-        except FileNotFoundError:
-            result.append(0)  # the namespace went away meanwhile, and its sockets with it
+            for namespace, sockets in namespaces.items():
+                # gone meanwhile, and its sockets with it; or not for us, as `vipbee check` says
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    _enter(libc, namespace)
+                    released.append(_release(directory, sockets))
         except BaseException as error:
             failure.append(error)
 
@@ -175,4 +179,14 @@ def _inside(namespace: Path, action: Callable[[], int]) -> int:
     thread.join()
     if failure:
         raise failure[0]
-    return result[0]
+    return sum(released)
+
+
+def _enter(libc: c.CDLL, namespace: Path) -> None:
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(fd, _CLONE_NEWNET):
+            number = c.get_errno()
+            raise OSError(number, f"setns: {os.strerror(number)}")
+    finally:
+        os.close(fd)

@@ -44,19 +44,20 @@ WRITABLE_MAPS: Final = (
     MapName.DEVICES,
     MapName.SOURCE_RANGES,
     MapName.SERVICE_CIDRS,
-    MapName.CONNTRACK_OUTSIDE,  # the sweep deletes from these
+    # the sweep deletes from these where the kernel has no iterators
+    MapName.CONNTRACK_OUTSIDE,
     MapName.CONNTRACK_POD,
     MapName.NAT_OUTSIDE,
     MapName.NAT_POD,
+    MapName.CONNTRACK_NEW_OUTSIDE,
+    MapName.CONNTRACK_NEW_POD,
+    MapName.NAT_NEW_OUTSIDE,
+    MapName.NAT_NEW_POD,
 )
 READABLE_MAPS: Final = (
     MapName.AFFINITY,
     MapName.UDP_FLOWS,
     MapName.REASONS,
-    MapName.CONNTRACK_NEW_OUTSIDE,
-    MapName.CONNTRACK_NEW_POD,
-    MapName.NAT_NEW_OUTSIDE,
-    MapName.NAT_NEW_POD,
     RODATA,
 )
 """What the agent gets of the pinned maps. No program and no link: with a program's fd a process
