@@ -180,7 +180,10 @@ def _live(directory: Path, *, rounds: int) -> list[Figure]:
 def _sweeps(entries: int) -> list[Figure]:
     _progress("sweep")
     figures = []
-    for who, times in measure_sweeps(entries).items():
+    found_by = measure_sweeps(entries)
+    if "in the kernel" not in found_by:
+        print("this kernel allows no iterators: it does not sweep by itself", file=sys.stderr)
+    for who, times in found_by.items():
         target = 0.5 if who == "in the kernel" else None
         for found in times:
             what = f"sweep {who} of {found.entries:,} connections, {found.removed:,} over"
