@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from vipbee.datapath.devices import read_devices
 from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.datapath.pins import PinDirectory
 from vipbee.lab import Lab
+from vipbee.lab.agent import cli_command
 
 NODE = "node-1"
 WITHIN_S = 1.0  # interface: attached within 1 s
@@ -84,6 +86,25 @@ def test_devices_are_found_with_their_roles(lab: Lab) -> None:
     }
     assert {str(device["by"]) for device in found.values()} == {"tcx"}
     assert "lo" not in found
+
+
+def test_status_is_the_same_from_another_network_namespace(lab: Lab) -> None:
+    """interface.md §4: numbers of devices mean something else there, and mostly nothing."""
+    done = subprocess.run(
+        cli_command(["status", "-o", "json", f"--bpf-root={lab.agent(NODE).bpf_root}"]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    from_here = json.loads(done.stdout)
+
+    assert {device["name"]: device for device in from_here["devices"]} == devices_of(lab)
+    assert not [sentence for sentence in from_here["degraded"] if "packet programs" in sentence]
+
+
+def test_a_number_that_no_device_has_carries_no_link() -> None:
+    """`vipbee cleanup` asks this of another node's numbers."""
+    assert syscall.tcx_links(2**30, syscall.TCX_INGRESS) == ()
 
 
 def test_a_new_pod_device_is_attached_and_let_go_with_it(lab: Lab) -> None:

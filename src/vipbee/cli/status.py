@@ -29,7 +29,7 @@ from vipbee.cli.status_devices import (
 
 if TYPE_CHECKING:
     from vipbee.datapath.pins import PinDirectory
-    from vipbee.observe.status import HookView, StatusView
+    from vipbee.observe.status import DeviceView, HookView, StatusView
 
 _SHOWN_PROBLEMS = 10  # the rest with -o wide
 
@@ -83,9 +83,11 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
         degraded = [*_hook_problems(hooks), *degradations(directory, layouts)]
         config = read_config(directory, layouts)
         view.packet_lb = config is not None and bool(config["packet_lb"])
-        if view.packet_lb:
-            view.devices = read_devices_view(directory, tables)
-        degraded += device_problems(view.devices, packet_lb=view.packet_lb)
+        devices: list[DeviceView] | None = []
+        if config is not None and view.packet_lb:
+            devices = read_devices_view(directory, tables, int(config["node_netns_cookie"]))
+        degraded += device_problems(devices, packet_lb=view.packet_lb)
+        view.devices = devices or []
         fill(view, tables, hooks=hooks, degraded=degraded)
     return view
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vipbee.cli.output import Column, Format, count, print_table, say
 
 if TYPE_CHECKING:
+    from vipbee.abi import DeviceFlag
     from vipbee.datapath.kernel import KernelTables
     from vipbee.datapath.pins import PinDirectory
     from vipbee.observe.status import DeviceView, StatusView
@@ -16,22 +18,45 @@ if TYPE_CHECKING:
 _BOTH = ["egress", "ingress"]
 
 
-def read_devices_view(directory: PinDirectory, tables: KernelTables) -> list[DeviceView]:
-    """Devices with a role, as the agent wrote it, and what is attached to them now."""
+def read_devices_view(
+    directory: PinDirectory, tables: KernelTables, node_netns_cookie: int
+) -> list[DeviceView] | None:
+    """Devices with a role, as the agent wrote it, and what is attached to them now.
+
+    Looked at in the agent's network namespace, whichever this process is in; None if that
+    one cannot be entered.
+    """
     from vipbee.abi import DeviceFlag, MapName
-    from vipbee.datapath.attach_tc import read_packet_hooks
-    from vipbee.observe.status import DeviceView
+    from vipbee.datapath.namespaces import NamespaceGoneError, find_by_cookie, inside
+    from vipbee.datapath.netns_cookie import netns_cookie
 
     if not tables.has(MapName.DEVICES):
         return []
     keys, values = tables.read_hash(MapName.DEVICES)
     roles = {
-        ifindex: flags
+        ifindex: DeviceFlag(flags)
         for ifindex, flags in sorted(
             zip(keys.tolist(), values["flags"].tolist(), strict=True), key=lambda row: row[0]
         )
         if flags & (DeviceFlag.UPLINK | DeviceFlag.POD)
     }
+    if node_netns_cookie in (0, netns_cookie()):  # 0: not known, below 5.14
+        return _look(directory, roles)
+    namespace = find_by_cookie(node_netns_cookie)
+    if namespace is None:
+        return None
+    try:
+        return inside(namespace, lambda: _look(directory, roles))
+    except NamespaceGoneError:
+        return None
+
+
+def _look(directory: PinDirectory, roles: Mapping[int, DeviceFlag]) -> list[DeviceView]:
+    """In the calling thread's namespace."""
+    from vipbee.abi import DeviceFlag
+    from vipbee.datapath.attach_tc import read_packet_hooks
+    from vipbee.observe.status import DeviceView
+
     hooks = read_packet_hooks(directory, roles)
     return [
         DeviceView(
@@ -45,10 +70,12 @@ def read_devices_view(directory: PinDirectory, tables: KernelTables) -> list[Dev
     ]
 
 
-def device_problems(devices: list[DeviceView], *, packet_lb: bool) -> list[str]:
+def device_problems(devices: list[DeviceView] | None, *, packet_lb: bool) -> list[str]:
     """One sentence for each thing that works less well than it could."""
     if not packet_lb:
         return []
+    if devices is None:
+        return ["devices not looked at: they are in a network namespace that cannot be entered"]
     if not devices:
         return ["the packet layer has no device: clients outside are not served"]
     lost = [device.name for device in devices if device.attached != _BOTH]
@@ -64,6 +91,8 @@ def devices_line(view: StatusView) -> str:
     """For the summary."""
     if not view.packet_lb:
         return "off: only sockets on this node are served"
+    if not view.devices:
+        return "no device seen"
     uplinks = [device.name for device in view.devices if device.role == "uplink"]
     pods = len(view.devices) - len(uplinks)
     names = ", ".join(uplinks) or "no uplink"
@@ -87,4 +116,4 @@ def _name(ifindex: int) -> str:
     try:
         return socket.if_indextoname(ifindex)
     except OSError:
-        return f"#{ifindex}"  # gone, or in another network namespace than this process
+        return f"#{ifindex}"  # gone

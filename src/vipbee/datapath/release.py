@@ -14,23 +14,21 @@ Some hardened kernels refuse the first: then the second looks into every namespa
 from __future__ import annotations
 
 import contextlib
-import ctypes as c
 import errno
 import os
 import socket
 import struct
-import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from vipbee.abi import MapName
 from vipbee.datapath import syscall
+from vipbee.datapath.namespaces import NamespaceGoneError, inside, namespace_paths
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.programs import RELEASE_ITERATOR, STALE_ITERATOR
 
-_CLONE_NEWNET = 0x40000000
 _NETLINK_SOCK_DIAG, _SOCK_DESTROY = 4, 21
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 
@@ -63,16 +61,23 @@ def release_stale_sockets(directory: PinDirectory) -> int:
         where = _by_namespace(_find_stale_sockets(directory))
         if not where:
             return 0
-        paths = _namespace_paths()
+        paths = namespace_paths()
     elif RELEASE_ITERATOR in programs:
-        paths = _namespace_paths()
+        paths = namespace_paths()
         where = {inode: [] for inode in paths}
     else:
         return 0
     own = os.stat("/proc/self/ns/net").st_ino
-    released = _release(directory, where[own]) if own in where else 0
-    others = {paths[inode]: where[inode] for inode in where if inode in paths and inode != own}
-    return released + (_release_inside(directory, others) if others else 0)
+    released = 0
+    for inode, sockets in where.items():
+        action = partial(_release, directory, sockets)
+        if inode == own:
+            released += action()
+        elif (path := paths.get(inode)) is not None:
+            # no right: `vipbee check` says so
+            with contextlib.suppress(PermissionError, NamespaceGoneError):
+                released += inside(path, action)
+    return released
 
 
 def _by_namespace(sockets: Sequence[StaleSocket]) -> dict[int, list[StaleSocket]]:
@@ -140,53 +145,3 @@ def _destroy(record: StaleSocket) -> bool:
     if result and -result not in (errno.ENOENT, errno.ENETUNREACH):
         raise OSError(-result, f"SOCK_DESTROY: {os.strerror(-result)}")
     return not result
-
-
-def _namespace_paths() -> dict[int, Path]:
-    """A path for each network namespace that can be entered, by inode."""
-    found: dict[int, Path] = {}
-    named = Path("/run/netns")
-    candidates = [named / n for n in os.listdir(named)] if named.is_dir() else []
-    candidates += [Path("/proc", p, "ns", "net") for p in os.listdir("/proc") if p.isdigit()]
-    for path in candidates:
-        try:
-            found.setdefault(path.stat().st_ino, path)
-        except OSError:
-            continue  # the process has gone
-    return found
-
-
-def _release_inside(
-    directory: PinDirectory, namespaces: Mapping[Path, Sequence[StaleSocket]]
-) -> int:
-    """`_release` in each of these namespaces; by a thread that enters them and ends with it."""
-    released: list[int] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        libc = c.CDLL(None, use_errno=True)  # os.setns is Python 3.12
-        try:
-            for namespace, sockets in namespaces.items():
-                # gone meanwhile, and its sockets with it; or not for us, as `vipbee check` says
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    _enter(libc, namespace)
-                    released.append(_release(directory, sockets))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return sum(released)
-
-
-def _enter(libc: c.CDLL, namespace: Path) -> None:
-    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.setns(fd, _CLONE_NEWNET):
-            number = c.get_errno()
-            raise OSError(number, f"setns: {os.strerror(number)}")
-    finally:
-        os.close(fd)

@@ -10,6 +10,7 @@ kernel's: a zero tail is accepted by every version.
 from __future__ import annotations
 
 import ctypes as c
+import errno
 import os
 import platform
 import struct
@@ -274,7 +275,9 @@ def tcx_links(ifindex: int, attach_type: int) -> tuple[int, ...]:
     struct.pack_into("=Q", block, 40, _address_of(links))
     try:
         _bpf(_PROG_QUERY, block)
-    except FileNotFoundError:  # nothing is attached, or no such device
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # nothing attached, no such device
+            raise
         return ()
     (count,) = struct.unpack_from("=I", block, 24)
     return struct.unpack_from(f"={count}I", links)
