@@ -74,6 +74,15 @@ def test_filters(lab: Lab, filters: tuple[str, ...], zones: set[str], services: 
     assert {row["name"] for row in found} == services
 
 
+@pytest.mark.parametrize("what", ["conntrack", "nat", "affinity"])
+def test_a_service_that_is_not_there_is_told(lab: Lab, what: str) -> None:
+    """An empty list would say that it has no connections."""
+    done = lab.agent("node-1").vipbee([what, "list", "default/clutser"])
+
+    assert done.returncode == 1
+    assert done.stderr == "vipbee: Service default/clutser is not programmed\n"
+
+
 def test_every_connection_has_its_reverse_half(lab: Lab) -> None:
     connections = listed(lab, "conntrack", "list")
 

@@ -15,7 +15,9 @@ from vipbee.errors import VipbeeError
 if TYPE_CHECKING:
     from vipbee.observe.view import ServiceBackendView
 
-app = typer.Typer(name="backend", help="Look at backends.", no_args_is_help=True)
+app = typer.Typer(
+    name="backend", help="Look at backends: state, connections, Services.", no_args_is_help=True
+)
 
 _COLUMNS = (
     Column("BACKEND"),
@@ -31,7 +33,7 @@ _COLUMNS = (
 
 @app.callback()
 def backend() -> None:
-    """Look at backends."""
+    """Look at backends: state, connections, Services."""
 
 
 @app.command("list")
@@ -56,7 +58,7 @@ def list_(
     if output.is_document:
         print_document(found, output)
         return
-    print_table(_COLUMNS, map(_row, found), output)
+    print_table(_COLUMNS, map(_row, found), output, nothing="no such backend is programmed")
 
 
 def _row(view: ServiceBackendView) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from vipbee.cli.output import (
 )
 from vipbee.cli.pinned import DEFAULT_BPF_ROOT, BpfRootOption, find_pins, open_tables
 from vipbee.cli.service import NamespaceOption, ServiceArgument, parse_wanted
+from vipbee.errors import VipbeeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vipbee.core.lifetimes import Lifetimes
     from vipbee.datapath.kernel import KernelTables
     from vipbee.observe.connections import AffinityView, ConntrackView, NatView
+    from vipbee.observe.services import Wanted
 
 conntrack = typer.Typer(
     name="conntrack", help="Look at connections of the packet layer.", no_args_is_help=True
@@ -51,6 +53,12 @@ StateOption = Annotated[
     typer.Option("--state", metavar="STATE", help="Such as handshake, established, udp."),
 ]
 ZoneOption = Annotated[Zone | None, typer.Option("--zone", help="Who began it: only these.")]
+
+_NO_CONNECTION = (
+    "no such connection; those of the node's own programs are translated at connect and need no"
+    " entry here"
+)
+_NO_AFFINITY = "no such client; clients are remembered for Services with sessionAffinity only"
 
 _CONNTRACK = (
     Column("PROTOCOL"),
@@ -112,9 +120,11 @@ def list_connections(
     output: FormatOption = Format.TABLE,
     bpf_root: BpfRootOption = DEFAULT_BPF_ROOT,
 ) -> None:
-    """List live connections of clients outside and of pods that no socket hook sees.
+    """List live connections of the packet layer.
 
-    AGE: seconds since the last packet. LEFT: until it is forgotten, if none comes.
+    Those of clients outside, and of pods that no socket hook sees: connections of the node's
+    own programs are translated once, at connect, and need no entry. AGE: seconds since the
+    last packet. LEFT: until it is forgotten, if none comes.
     """
     from vipbee.observe.connections import Filter, connections
 
@@ -123,7 +133,7 @@ def list_connections(
     def read(tables: KernelTables) -> Iterable[ConntrackView]:
         return connections(tables, wanted, _lifetimes(bpf_root), _now_ns() // 1_000_000_000)
 
-    _show(read, _CONNTRACK, _connection_row, output, bpf_root)
+    _show(read, wanted.service, _NO_CONNECTION, _CONNTRACK, _connection_row, output, bpf_root)
 
 
 @nat.command("list")
@@ -143,7 +153,7 @@ def list_nat(
     def read(tables: KernelTables) -> Iterable[NatView]:
         return reverse_halves(tables, wanted, _now_ns() // 1_000_000_000)
 
-    _show(read, _NAT, _nat_row, output, bpf_root)
+    _show(read, wanted.service, _NO_CONNECTION, _NAT, _nat_row, output, bpf_root)
 
 
 @affinity.command("list")
@@ -165,7 +175,7 @@ def list_affinity(
     def read(tables: KernelTables) -> Iterable[AffinityView]:
         return affinities(tables, wanted, _now_ns())
 
-    _show(read, _AFFINITY, _affinity_row, output, bpf_root)
+    _show(read, wanted.service, _NO_AFFINITY, _AFFINITY, _affinity_row, output, bpf_root)
 
 
 # ---- parts -----------------------------------------------------------------------------
@@ -173,6 +183,8 @@ def list_affinity(
 
 def _show(
     read: Callable[[KernelTables], Iterable[Any]],
+    wanted: Wanted,
+    nothing: str,
     columns: Sequence[Column],
     row: Callable[[Any], tuple[str, ...]],
     output: Format,
@@ -180,10 +192,20 @@ def _show(
 ) -> None:
     with working("Reading the tables …"), open_tables(bpf_root) as tables:
         found = list(read(tables))
+        if not found and wanted.name is not None:
+            _refuse_unknown_service(tables, wanted)
     if output.is_document:
         print_document(found, output)
     else:
-        print_table(columns, map(row, found), output)
+        print_table(columns, map(row, found), output, nothing=nothing)
+
+
+def _refuse_unknown_service(tables: KernelTables, wanted: Wanted) -> None:
+    """An empty list would look as if a misspelt Service had no connections."""
+    from vipbee.observe.services import is_programmed
+
+    if not is_programmed(tables.snapshot(), wanted):
+        raise VipbeeError(f"Service {wanted} is not programmed")
 
 
 def _now_ns() -> int:

@@ -30,7 +30,7 @@ from vipbee.lab.teardown import list_labs, require_root, tear_down
 
 app = typer.Typer(
     name="lab",
-    help="Build clusters of network namespaces with real servers on this machine.",
+    help="Build clusters of network namespaces with real servers.",
     no_args_is_help=True,
 )
 
@@ -107,8 +107,11 @@ def down(
     "exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True}
 )
 def execute(
-    place: Annotated[str, typer.Argument(help="A pod, a node, or client.")],
-    command: Annotated[list[str], typer.Argument(help="-- program and arguments")],
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A pod, a node, or client.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROGRAM", help="What to run there, with its arguments, after --."),
+    ] = None,
     name: NameOption = None,
 ) -> None:
     """Run a program in a pod, on a node or on the outside client.
@@ -116,7 +119,9 @@ def execute(
     It replaces this process: terminal, signals and exit code are the program's own.
     """
     require_root()
-    argv = command[1:] if command[0] == "--" else command
+    argv = command or []
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
     if not argv:
         raise UsageError("lab exec needs a program: vipbee lab exec POD -- PROGRAM")
     found = Lab.open(pick_lab(name)).place(place)
@@ -133,7 +138,7 @@ def list_(output: FormatOption = Format.TABLE) -> None:
     if output.is_document:
         print_document(labs, output)
     else:
-        print_table(COLUMNS, [_row(lab) for lab in labs], output)
+        print_table(COLUMNS, [_row(lab) for lab in labs], output, nothing="no lab is up")
 
 
 def pick_lab(name: str | None) -> str:

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """How commands print: `-o table|wide|json|yaml`, tables for people, lines for programs.
 
-On a terminal tables are rich's; anywhere else, and when very long, plain aligned
-columns: no colour, nothing cut, one line a row. Data goes to stdout, progress and
-errors to stderr.
+Aligned columns, nothing cut and no cell folded: on a terminal that is too narrow lines run
+over, as with kubectl, so an address stays one word to copy. For a person there are colours,
+cells may have several lines, and sentences are wrapped; anywhere else, and when very long,
+a row is one line. Data goes to stdout, progress and errors to stderr.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-_RICH_ROWS = 500  # rich measures every cell twice: beyond this, people wait for it
+_READ_ROWS = 500  # beyond this nobody reads, and people wait for the colours
+_MIN_SENTENCE = 40  # columns; narrower than this, wrapping helps nobody
+_GAP = "  "
 
 
 class Format(StrEnum):
@@ -37,6 +42,7 @@ class Column(NamedTuple):
     header: str
     is_number: bool = False
     is_wide: bool = False  # only with -o wide
+    is_sentence: bool = False  # wrapped at words for a person
 
 
 STYLES = {
@@ -69,21 +75,30 @@ def print_document(value: object, form: Format) -> None:
 
 
 def print_table(
-    columns: Sequence[Column], rows: Iterable[Sequence[str]], form: Format = Format.WIDE
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    form: Format = Format.WIDE,
+    *,
+    nothing: str = "",
 ) -> None:
-    """Print rows, one cell for each column; with Format.TABLE without the wide columns."""
+    """Print rows, one cell for each column; with Format.TABLE without the wide columns.
+
+    `nothing`: said to a person in place of a table without rows.
+    """
     shown = [at for at, column in enumerate(columns) if form is Format.WIDE or not column.is_wide]
     chosen = [columns[at] for at in shown]
     cells = [[row[at] for at in shown] for row in rows]
-    if has_rich_table(len(cells)):
-        _print_rich(chosen, cells)
+    if nothing and not cells and is_terminal():
+        say(nothing)
+    elif is_for_a_person(len(cells)):
+        _print_for_a_person(chosen, cells)
     else:
         _print_plain(chosen, cells)
 
 
-def has_rich_table(rows: int) -> bool:
-    """Whether a table of so many rows is rich's: then a cell may have several lines."""
-    return is_terminal() and rows <= _RICH_ROWS
+def is_for_a_person(rows: int) -> bool:
+    """Whether somebody reads a table of so many rows: then a cell may have several lines."""
+    return is_terminal() and rows <= _READ_ROWS
 
 
 def is_terminal() -> bool:
@@ -117,26 +132,60 @@ def working(what: str) -> Iterator[None]:
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     table = [[column.header for column in columns], *rows]
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    form = "  ".join(
+    form = _GAP.join(
         f"{{:>{width}}}" if column.is_number else f"{{:<{width}}}"
         for column, width in zip(columns, widths, strict=True)
     )
     sys.stdout.write("".join(form.format(*row).rstrip() + "\n" for row in table))
 
 
-def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def _print_for_a_person(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column.header, justify="right" if column.is_number else "left", overflow="fold"
+    console = Console(highlight=False)
+    cells = [[cell.splitlines() or [""] for cell in row] for row in rows]
+    _wrap_sentences(columns, cells, console.width)
+    widths = _widths(columns, cells)
+
+    def write(line: Sequence[str], style_of: Callable[[str], str]) -> None:
+        text = Text(_GAP).join(
+            Text(" " * (width - len(cell)) if column.is_number else "").append(
+                cell if column.is_number else f"{cell:<{width}}", style_of(cell)
+            )
+            for column, cell, width in zip(columns, line, widths, strict=True)
         )
-    for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False).print(table)
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+    write([column.header for column in columns], lambda _: "bold")
+    for row in cells:
+        for line in zip_longest(*row, fillvalue=""):
+            write(line, lambda cell: STYLES.get(cell, ""))
+
+
+def _wrap_sentences(
+    columns: Sequence[Column], cells: Sequence[list[list[str]]], terminal: int
+) -> None:
+    """Break sentences at words, where they share what room the other columns leave."""
+    sentences = [at for at, column in enumerate(columns) if column.is_sentence]
+    widths = _widths(columns, cells)
+    room = terminal - sum(widths) - len(_GAP) * (len(columns) - 1)
+    room += sum(widths[at] for at in sentences)
+    for left, at in zip(range(len(sentences), 0, -1), sentences, strict=True):
+        wrapper = textwrap.TextWrapper(
+            max(room // left, _MIN_SENTENCE), break_long_words=False, break_on_hyphens=False
+        )
+        for row in cells:
+            row[at] = [part for line in row[at] for part in wrapper.wrap(line) or [""]]
+        room -= _widths(columns, cells)[at]
+
+
+def _widths(columns: Sequence[Column], cells: Iterable[Sequence[Sequence[str]]]) -> list[int]:
+    widths = [len(column.header) for column in columns]
+    for row in cells:
+        widths = [max(width, *map(len, cell)) for width, cell in zip(widths, row, strict=True)]
+    return widths
 
 
 def count(number: int, noun: str) -> str:

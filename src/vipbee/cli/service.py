@@ -12,7 +12,7 @@ from vipbee.cli.output import (
     Column,
     Format,
     FormatOption,
-    has_rich_table,
+    is_for_a_person,
     print_document,
     print_table,
     working,
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from vipbee.observe.services import Wanted
     from vipbee.observe.view import BackendView, FrontendView, ServiceView
 
-app = typer.Typer(name="service", help="Look at Services.", no_args_is_help=True)
+app = typer.Typer(
+    name="service", help="Look at Services: frontends, policy, backends.", no_args_is_help=True
+)
 
 _SHOWN_BACKENDS = 4  # on a terminal; -o wide and pipes get all
 _Row = tuple[str, ...]
 
 _COLUMNS = (
     Column("SERVICE"),
-    Column("PORT"),
+    Column("PORT", is_wide=True),
     Column("FRONTEND"),
     Column("TYPE"),
     Column("POLICY"),
-    Column("AFFINITY"),
+    Column("AFFINITY", is_wide=True),
     Column("BACKENDS"),
     Column("ACTIVE", is_number=True),
     Column("OPENED", is_number=True, is_wide=True),
@@ -57,7 +59,7 @@ NamespaceOption = Annotated[
 
 @app.callback()
 def service() -> None:
-    """Look at Services."""
+    """Look at Services: frontends, policy, backends."""
 
 
 @app.command("list")
@@ -67,9 +69,10 @@ def list_(
     output: FormatOption = Format.TABLE,
     bpf_root: BpfRootOption = DEFAULT_BPF_ROOT,
 ) -> None:
-    """List Services as programmed: frontends, type, policy, backends with state.
+    """List Services as programmed: frontends, policy, backends.
 
-    Reads the pinned maps, so it works while the agent is down. One row for each frontend.
+    Reads the pinned maps, so it works while the agent is down. One row for each frontend. A
+    backend on an (other node) is not for those whom policy Local binds.
     """
     from vipbee.observe.readings import read
     from vipbee.observe.services import services
@@ -83,10 +86,10 @@ def list_(
         print_document(found, output)
         return
     rows = [row for view in found for row in _rows(view)]
-    if has_rich_table(len(rows)):
+    if is_for_a_person(len(rows)):
         limit = None if output is Format.WIDE else _SHOWN_BACKENDS
         rows = [row for view in found for row in _rows_for_a_person(view, limit)]
-    print_table(_COLUMNS, rows, output)
+    print_table(_COLUMNS, rows, output, nothing="no such Service is programmed")
 
 
 def parse_wanted(which: str | None, namespace: str | None) -> Wanted:
@@ -105,15 +108,20 @@ def parse_wanted(which: str | None, namespace: str | None) -> Wanted:
 
 def _rows(view: ServiceView) -> list[_Row]:
     """A line for each frontend, each complete, without spaces in its cells."""
-    backends = (
-        ",".join(_backend(backend, "({})").replace(" ", "-") for backend in view.backends) or "none"
-    )
-    return [_row(view, frontend, backends) for frontend in _frontends(view)]
+    frontends = _frontends(view)
+    backends = {
+        is_local: ",".join(
+            _backend(backend, "({})", is_local).replace(" ", "-") for backend in view.backends
+        )
+        for is_local in set(map(_is_local, frontends))
+    }
+    return [_row(view, frontend, backends[_is_local(frontend)] or "none") for frontend in frontends]
 
 
 def _rows_for_a_person(view: ServiceView, limit: int | None) -> list[_Row]:
     """What all frontends of a Service share stands in its first row only; a line a backend."""
-    lines = [_backend(backend, " ({})") for backend in view.backends[:limit]]
+    is_local = any(map(_is_local, view.frontends))
+    lines = [_backend(backend, " ({})", is_local) for backend in view.backends[:limit]]
     if len(lines) < len(view.backends):
         lines.append(f"+{len(view.backends) - len(lines)} more")
     first, *others = [
@@ -152,7 +160,13 @@ def _row(view: ServiceView, frontend: FrontendView | None, backends: str) -> _Ro
     )
 
 
-def _backend(backend: BackendView, remark: str) -> str:
-    """`10.244.1.2:8080`, and its state if that is not the usual one."""
+def _is_local(frontend: FrontendView | None) -> bool:
+    return frontend is not None and frontend.policy == "Local"
+
+
+def _backend(backend: BackendView, remark: str, is_local: bool) -> str:
+    """`10.244.1.2:8080`, and what may keep a connection from it: policy Local, its state."""
     text = str(backend).rpartition("/")[0]
-    return text if backend.state == "active" else text + remark.format(backend.state)
+    if backend.state != "active":
+        return text + remark.format(backend.state)
+    return text + remark.format("other node") if is_local and not backend.node_local else text

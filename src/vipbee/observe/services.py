@@ -44,6 +44,9 @@ class Wanted(NamedTuple):
     def is_everything(self) -> bool:
         return self.namespace is None and self.name is None
 
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part is not None)
+
 
 EVERYTHING = Wanted()
 
@@ -76,6 +79,11 @@ def services(readings: Readings, wanted: Wanted = EVERYTHING) -> list[ServiceVie
         for service_id in sorted((frontends.ids() | backends.ids()) - named):
             views.append(_unnamed(readings, service_id, frontends, backends))
     return views
+
+
+def is_programmed(snapshot: Snapshot, wanted: Wanted) -> bool:
+    """Whether there is any Service like that."""
+    return len(_matching(snapshot.services, wanted)) > 0
 
 
 def backends(readings: Readings, wanted: Wanted = EVERYTHING) -> list[ServiceBackendView]:

@@ -37,6 +37,53 @@ def test_wide_table_has_the_wide_columns(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "NAME  COUNT  MORE\nweb       7  x\n"
 
 
+@pytest.fixture
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vipbee.cli.output.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+
+
+@pytest.mark.usefixtures("narrow_terminal")
+def test_no_cell_is_folded_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """An address in two halves can be neither read nor copied."""
+    address = "[fd00:10:244:1::2]:8080"
+    row = (f"{address}\n10.244.1.2:8080", address, address)
+
+    print_table((Column("BACKENDS"), Column("CLIENT"), Column("FRONTEND")), [row])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "BACKENDS                 CLIENT                   FRONTEND",
+        f"{address}  {address}  {address}",
+        "10.244.1.2:8080",
+    ]
+
+
+@pytest.mark.usefixtures("narrow_terminal")
+def test_sentences_are_wrapped_where_the_other_columns_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = (Column("PROBLEM"), Column("MESSAGE", is_sentence=True))
+
+    print_table(columns, [("error", "spec.clusterIP '10.96.1.999' is not an IP address at all")])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "PROBLEM  MESSAGE",
+        "error    spec.clusterIP '10.96.1.999' is not an IP address",
+        "         at all",
+    ]
+
+
+def test_an_empty_table_is_a_sentence_for_people_and_a_header_for_programs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_table((Column("LAB"),), [], nothing="no lab is up")
+    piped = capsys.readouterr().out
+    monkeypatch.setattr("vipbee.cli.output.is_terminal", lambda: True)
+    print_table((Column("LAB"),), [], nothing="no lab is up")
+
+    assert (piped, capsys.readouterr().out) == ("LAB\n", "no lab is up\n")
+
+
 def test_piped_output_has_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
     with working("Working …"):
         print_table((Column("STATE"),), [("active",)])

@@ -11,26 +11,26 @@ from vipbee.observe.services import Wanted
 from vipbee.observe.view import BackendView, Connections, FrontendView, ServiceView
 
 
-def backend(number: int, state: str = "active") -> BackendView:
+def backend(number: int, state: str = "active", *, node_local: bool = False) -> BackendView:
     return BackendView(
         address=f"10.244.1.{number}",
         port=8080,
         protocol="TCP",
         state=state,
         selected=state == "active",
-        node_local=False,
+        node_local=node_local,
         opened=0,
         active=0,
     )
 
 
-def frontend(address: str, kind: str) -> FrontendView:
+def frontend(address: str, kind: str, policy: str = "Cluster") -> FrontendView:
     return FrontendView(
         address=address,
         port=80,
         protocol="TCP",
         type=kind,
-        policy="Cluster",
+        policy=policy,
         node_addresses=["172.30.0.1"] if address == "*" else [],
         backends=2,
     )
@@ -73,6 +73,22 @@ def test_rows_for_a_person_say_once_what_frontends_share() -> None:
         "+2 more",
     ]
     assert second == ("", "", "*:80/TCP", "NodePort", "Cluster", *[""] * 6, "172.30.0.1")
+
+
+def test_policy_local_tells_which_backends_are_elsewhere() -> None:
+    """R43, R46: otherwise the list shows backends that nobody it is for can reach."""
+    service = view(backend(1, node_local=True), backend(2), backend(3, "terminating"))
+    service.frontends = [
+        frontend("10.96.0.10", "ClusterIP"),
+        frontend("*", "NodePort", policy="Local"),
+    ]
+
+    cluster, local = _rows(service)
+    shared, _ = _rows_for_a_person(service, None)
+
+    backends = "10.244.1.1:8080,10.244.1.2:8080{},10.244.1.3:8080(terminating)"
+    assert (cluster[6], local[6]) == (backends.format(""), backends.format("(other-node)"))
+    assert shared[6].splitlines()[:2] == ["10.244.1.1:8080", "10.244.1.2:8080 (other node)"]
 
 
 def test_service_without_backend_says_none() -> None:
