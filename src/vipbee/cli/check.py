@@ -19,6 +19,7 @@ from vipbee.cli.output import (
     Column,
     Format,
     FormatOption,
+    count,
     print_document,
     print_table,
     say,
@@ -30,7 +31,12 @@ from vipbee.errors import EnvironmentUnusable
 if TYPE_CHECKING:
     from vipbee.datapath.finding import Finding
 
-_COLUMNS = (Column("WHAT"), Column("RESULT"), Column("USED"), Column("REMEDY", is_wide=True))
+_COLUMNS = (
+    Column("WHAT"),
+    Column("RESULT"),
+    Column("USED", is_sentence=True),
+    Column("REMEDY", is_wide=True, is_sentence=True),
+)
 
 
 def check(
@@ -41,10 +47,11 @@ def check(
         typer.Option(metavar="PATH", help="As for the agent; default: found by itself."),
     ] = None,
 ) -> None:
-    """Try whether this machine can run vipbee: kernel, hooks, cgroup, bpffs, capabilities.
+    """Try whether this machine can run vipbee.
 
-    Loads every program and attaches it to an empty cgroup for a moment; changes nothing.
-    Exits 3 if something that is needed is missing, with the one thing to do.
+    Kernel, hooks, cgroup, bpffs, capabilities, what a kube-proxy left. Loads every program
+    and attaches it to an empty cgroup for a moment; changes nothing. Exits 3 if something
+    that is needed is missing, with the one thing to do.
     """
     with working("Trying programs, hooks and maps …"):
         findings = find(bpf_root, cgroup_root)
@@ -56,6 +63,8 @@ def check(
             _COLUMNS, [(f.what, f.result, f.used, f.remedy or "-") for f in findings], output
         )
         _print_advice(findings, output)
+        say()
+        say(_verdict(findings))
     sys.stdout.flush()
     for finding in blocking:
         print(f"vipbee: {finding.what}: {finding.used}: {finding.remedy}", file=sys.stderr)
@@ -77,6 +86,18 @@ def find(bpf_root: Path, cgroup_root: Path | None) -> list[Finding]:
     if any(finding.is_blocking and finding.what == "capabilities" for finding in findings):
         return findings  # the tools below would only say the same again
     return [*findings, probe_rights(), *find_kube_proxy(), other_agent(bpf_root)]
+
+
+def _verdict(findings: list[Finding]) -> str:
+    if any(finding.is_blocking for finding in findings):
+        return "This machine cannot run vipbee yet."
+    results = [str(finding.result) for finding in findings]
+    remarks = [
+        count(results.count(result), noun)
+        for result, noun in (("falls back", "fallback"), ("warning", "warning"))
+        if result in results
+    ]
+    return f"This machine can run vipbee{', with ' if remarks else ''}{' and '.join(remarks)}."
 
 
 def _print_advice(findings: list[Finding], output: Format) -> None:

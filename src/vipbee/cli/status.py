@@ -35,7 +35,7 @@ _SHOWN_PROBLEMS = 10  # the rest with -o wide
 
 
 def status(output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAULT_BPF_ROOT) -> None:
-    """Show whether it runs, where it is attached, what is programmed and what is degraded.
+    """Show what runs, what is programmed and what is degraded.
 
     Reads the pinned maps, so it works while the agent is down. Exits 0 if Services are
     programmed, 1 if nothing is.
@@ -141,7 +141,8 @@ def _is_alive(pid: int) -> bool:
 
 def _print(view: StatusView, output: Format) -> None:
     if not view.programmed:
-        say("not running and nothing is programmed" if not view.running else "starting")
+        what = "starting" if view.running else "not running and nothing is programmed"
+        say(f"{what} at {view.bpf_root}")
         return
     agent = view.agent
     facts = [("Agent", _headline(view))]
@@ -186,6 +187,8 @@ def _hooks_line(view: StatusView) -> str:
 
 
 def _print_sections(view: StatusView, output: Format) -> None:
+    from vipbee.observe.reasons import meaning
+
     if output is Format.WIDE:
         columns = (Column("HOOK"), Column("PROGRAM", is_number=True), Column("TAG"))
         rows = [
@@ -195,20 +198,29 @@ def _print_sections(view: StatusView, output: Format) -> None:
         say()
         print_table((*columns, Column("CGROUP"), Column("STATE")), rows)
     print_devices(view, output)
-    say()
-    print_table(
-        (Column("MAP"), *(Column(n, is_number=True) for n in ("ENTRIES", "CAPACITY", "USED"))),
-        [(m.name, f"{m.entries}", f"{m.capacity}", _percent(m.pressure)) for m in view.maps],
-    )
-    counted = [(n, str(c)) for n, c in view.reasons.items() if c or output is Format.WIDE]
+    maps = [
+        (m.name, f"{m.entries}", f"{m.capacity}", _percent(m.pressure))
+        for m in view.maps
+        if m.entries or output is Format.WIDE
+    ]
+    if maps:
+        numbers = (Column(n, is_number=True) for n in ("ENTRIES", "CAPACITY", "USED"))
+        say()
+        print_table((Column("MAP"), *numbers), maps)
+    counted = [
+        (name, str(times), meaning(name))
+        for name, times in view.reasons.items()
+        if times or output is Format.WIDE
+    ]
     if counted:
         say()
-        print_table((Column("REASON"), Column("COUNT", is_number=True)), counted)
+        why = Column("MEANING", is_sentence=True)
+        print_table((Column("REASON"), Column("COUNT", is_number=True), why), counted)
     if view.problems:
         shown = view.problems if output is Format.WIDE else view.problems[:_SHOWN_PROBLEMS]
         say()
         print_table(
-            (Column("PROBLEM"), Column("OBJECT"), Column("MESSAGE")),
+            (Column("PROBLEM"), Column("OBJECT"), Column("MESSAGE", is_sentence=True)),
             [(p.severity, p.object, p.message) for p in shown],
         )
         if len(shown) < len(view.problems):

@@ -31,7 +31,17 @@ def test_fallbacks_and_warnings_do_not_block(
     printed = capsys.readouterr()
     assert "bpf_set_retval          falls back  EPERM at once" in printed.out
     assert "kube-proxy in iptables: remove them" in printed.out
+    assert printed.out.endswith("\nThis machine can run vipbee, with 1 fallback and 1 warning.\n")
     assert printed.err == ""
+
+
+def test_a_machine_with_everything_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(monkeypatch, FINE)
+
+    assert run(["check"]) == 0
+    assert capsys.readouterr().out.endswith("\n\nThis machine can run vipbee.\n")
 
 
 def test_blocking_problem_exits_3_with_its_remedy(
@@ -43,6 +53,7 @@ def test_blocking_problem_exits_3_with_its_remedy(
 
     printed = capsys.readouterr()
     assert "bpffs       missing  not mounted" in printed.out
+    assert printed.out.endswith("\nThis machine cannot run vipbee yet.\n")
     assert printed.err == "vipbee: bpffs: not mounted: mount it\n"
 
 

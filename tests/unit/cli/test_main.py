@@ -153,8 +153,9 @@ def test_nothing_pinned_is_one_sentence(
 def test_status_without_pins_says_so_and_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["status", "--bpf-root", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().out == "not running and nothing is programmed\n"
+    bpf_root = tmp_path / "none"
+    assert run(["status", "--bpf-root", str(bpf_root)]) == 1
+    assert capsys.readouterr().out == f"not running and nothing is programmed at {bpf_root}\n"
 
 
 def test_another_layout_is_refused_by_name(
