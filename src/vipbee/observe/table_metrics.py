@@ -67,7 +67,7 @@ def _maps(reader: Reader, snapshot: Snapshot) -> _Families:
 def _reasons(reader: Reader) -> CounterMetricFamily:
     counter = CounterMetricFamily(
         "vipbee_reasons",
-        "Connections, datagrams and packets dropped, refused or not simply translated.",
+        "Dropped, refused or not simply translated; `vipbee status -o wide` explains each.",
         labels=["reason"],
     )
     for reason, count in reasons(reader).items():
@@ -121,12 +121,12 @@ def _labels(readings: Readings, position: int) -> list[str]:
         text(info["namespace_"]),
         text(info["name"]),
         text(info["port_name"]),
-        str(info["family"]),
+        f"IPv{info['family']}",
     ]
 
 
 def _per_service(readings: Readings, chosen: np.ndarray) -> _Families:
-    labels = ["namespace", "service", "port", "family"]
+    labels = ["namespace", "service", "port", "ip_family"]
     counters = readings.service_counters[readings.snapshot.service_ids[chosen]]
     opened = CounterMetricFamily(
         "vipbee_service_connections_opened", "Connections opened.", labels=labels
@@ -146,7 +146,7 @@ def _per_service(readings: Readings, chosen: np.ndarray) -> _Families:
 
 
 def _per_backend(readings: Readings, chosen: np.ndarray, top: int) -> _Families:
-    labels = ["namespace", "service", "port", "family", "backend"]
+    labels = ["namespace", "service", "port", "ip_family", "backend"]
     opened = CounterMetricFamily(
         "vipbee_backend_connections_opened", "Connections opened.", labels=labels
     )

@@ -73,7 +73,7 @@ def test_reasons_have_names(tables: ReadableTables) -> None:
 def test_connections_by_service_and_backend(tables: ReadableTables) -> None:
     samples = page(made(tables))
 
-    web = 'family="4",namespace="default",port="http",service="web"'
+    web = 'ip_family="IPv4",namespace="default",port="http",service="web"'
     assert samples[f"vipbee_service_connections_opened_total{{{web}}}"] == 10
     assert samples[f"vipbee_service_connections_active{{{web}}}"] == 6
     assert samples[f"vipbee_service_connections_refused_total{{{web}}}"] == 1
@@ -120,6 +120,11 @@ def test_service_ports_without_local_endpoints_are_counted_by_policy() -> None:
     assert samples[f'{name}{{ip_family="IPv4",traffic_policy="internal"}}'] == 1
     assert samples[f'{name}{{ip_family="IPv4",traffic_policy="external"}}'] == 2
     assert samples[f'{name}{{ip_family="IPv6",traffic_policy="external"}}'] == 0
+
+
+def test_there_is_no_series_for_when_another_was_created(tables: ReadableTables) -> None:
+    """kube-proxy has none, and they double what is stored."""
+    assert [name for name in page(made(tables)) if "_created" in name] == []
 
 
 def test_syncs_are_observed_under_kube_proxys_names(tables: ReadableTables) -> None:
