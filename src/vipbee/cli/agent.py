@@ -221,9 +221,10 @@ def agent(
     ] = None,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="Default: info.")] = None,
 ) -> None:
-    """Keep this node's kernel equal to what the Services say, until SIGTERM.
+    """Keep this node's kernel equal to what the Services say.
 
-    Stopping it, however hard, changes nothing in the kernel: `vipbee cleanup` does.
+    Runs until SIGTERM. Stopping it, however hard, changes nothing in the kernel: `vipbee
+    cleanup` does.
     """
     from vipbee.config import load_config
     from vipbee.privileged.split import split

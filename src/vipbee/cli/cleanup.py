@@ -16,10 +16,11 @@ _LOCK_WAIT_S = 0.5
 def cleanup(
     output: FormatOption = Format.TABLE, bpf_root: BpfRootOption = DEFAULT_BPF_ROOT
 ) -> None:
-    """Remove every program, link, map and sysctl entry that vipbee made, and nothing else.
+    """Remove everything that vipbee made, and nothing else.
 
-    Services stop working at once, connections that are open go on. Refused while an agent
-    runs; no error if there is nothing to remove.
+    That is every program, link, map and sysctl entry. Services stop working at once,
+    connections that are open go on. Refused while an agent runs; no error if there is nothing
+    to remove.
     """
     removed = remove_pins(bpf_root)
     if output.is_document:

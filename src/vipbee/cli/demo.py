@@ -32,11 +32,12 @@ def demo(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Watch real programs reach real servers through Services, in half a minute.
+    """Watch real programs reach real servers through Services.
 
-    Builds a two-node cluster of network namespaces, without touching this machine's own
-    network, and removes it at the end, also after Ctrl-C. Exits 1 if a claim is false.
-    With `-o json` the claims are printed as a document, and the show goes to stderr.
+    Takes half a minute. Builds a two-node cluster of network namespaces, without touching
+    this machine's own network, and removes it at the end, also after Ctrl-C. Exits 1 if a
+    claim is false. With `-o json` the claims are printed as a document, and the show goes to
+    stderr.
     """
     end_on_sigterm()
     require_programs(("curl", "dig", "ss"))

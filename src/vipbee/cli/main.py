@@ -21,6 +21,7 @@ import typer.core
 from typer.exceptions import TyperException
 
 from vipbee import __version__
+from vipbee.cli.help import SectionedCommand
 from vipbee.errors import VipbeeError
 
 _COMMANDS = {
@@ -52,9 +53,10 @@ class _Lazy(typer.core.TyperGroup):
         mounted = getattr(importlib.import_module(module), attribute)
         if not isinstance(mounted, typer.Typer):
             alone = typer.Typer()
-            alone.command(cmd_name)(mounted)
+            alone.command(cmd_name, cls=SectionedCommand)(mounted)
             mounted = alone
         mounted._add_completion = False  # offered once, at the top, if at all
+        mounted.rich_markup_mode = None
         return typer.main.get_command(mounted)
 
 
@@ -62,6 +64,7 @@ app = typer.Typer(
     name="vipbee",
     cls=_Lazy,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -108,7 +111,8 @@ def run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # not exported by typer
             print(error.format_message())
             return 0
-        return _complain(error.format_message(), 2)
+        # the type of the error is pydantic's, inside typer, and says nothing to anybody
+        return _complain(error.format_message().replace("Value error, ", ""), 2)
     except BrokenPipeError:
         # The reader has what it wanted; without this Python complains when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

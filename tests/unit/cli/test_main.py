@@ -52,6 +52,44 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(
     assert printed.out == ""
 
 
+def test_a_wrong_choice_names_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["service", "list", "-o", "foo"]) == 2
+    assert capsys.readouterr().err == (
+        "vipbee: Invalid value for '--output' / '-o': 'foo' is not one of"
+        " 'table', 'wide', 'json', 'yaml'.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["service"], ["backend"], ["conntrack"], ["nat"], ["affinity"], ["lab"], ["agent", "-h"]],
+)
+def test_help_of_80_columns_cuts_nothing(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    assert run(arguments) == 0
+
+    printed = capsys.readouterr().out
+    cut = [line for line in printed.splitlines() if line.endswith(("…", "..."))]
+    assert [line for line in cut if "[ARGS]" not in line and "CIDR,…" not in line] == []
+    assert "╭" not in printed
+
+
+def test_help_of_the_agent_has_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["agent", "--help"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:",
+        "Services:",
+        "Where to attach:",
+        "Packets:",
+        "Rights:",
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
