@@ -13,6 +13,7 @@ from tests.support.agent_view import problems
 from tests.support.eventually import eventually
 from tests.support.packet_lab import ask, cluster_ip, node_port, packet_lab
 from vipbee.core.port_ranges import PortRange
+from vipbee.datapath import loopback
 from vipbee.lab import Lab
 
 SERVED = PortRange(30000, 30150)  # the NodePorts of `cluster`, not those of `local`
@@ -37,8 +38,8 @@ def connections(lab: Lab, node: str, protocol: str) -> list[dict[str, Any]]:
     return [entry for entry in found if entry["protocol"] == protocol]
 
 
-def sysctl(lab: Lab, node: str) -> str:
-    return lab.node(node).run(["sysctl", "-n", SYSCTL]).stdout.strip()
+def sysctl(lab: Lab, node: str, name: str = SYSCTL) -> str:
+    return lab.node(node).run(["sysctl", "-n", name]).stdout.strip()
 
 
 def test_a_nodeport_outside_the_range_is_left_to_the_node(lab: Lab) -> None:
@@ -89,6 +90,20 @@ def test_nodeports_are_reserved_until_cleanup(lab: Lab) -> None:
     agent.start()
     agent.wait_ready()
     assert sysctl(lab, "node-3") == f"8080,{SERVED}"
+
+
+def test_what_is_set_at_loopback_is_put_back_by_cleanup(lab: Lab) -> None:
+    agent = lab.agent("node-3")
+    assert sysctl(lab, "node-3", loopback.SYSCTL) == "1"
+    agent.restart()  # it finds it set, and remembers who did
+    agent.stop()
+
+    done = agent.vipbee(["cleanup", "-o", "json"])
+
+    assert loopback.SYSCTL in json.loads(done.stdout)["removed"]
+    assert sysctl(lab, "node-3", loopback.SYSCTL) == "0"
+    agent.start()
+    agent.wait_ready()
 
 
 def test_a_connection_goes_with_the_address_it_is_sent_from(lab: Lab) -> None:

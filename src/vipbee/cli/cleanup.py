@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from vipbee.cli.output import Format, FormatOption, count, print_document, say
@@ -36,8 +37,8 @@ def cleanup(
         count(sum(f"/{kind}/" in path for path in removed), noun) for kind, noun in kinds.items()
     ]
     say(f"removed {numbers[0]}, {numbers[1]} and {numbers[2]} from {bpf_root}")
-    if ports := [entry for entry in removed if entry.startswith("net.")]:
-        say(f"took the NodePorts from {ports[0]}")
+    if sysctls := [entry for entry in removed if entry.startswith("net.")]:
+        say(f"put back {' and '.join(sysctls)}")
 
 
 def _remove_filters(bpf_root: Path) -> list[str]:
@@ -59,20 +60,27 @@ def _remove_filters(bpf_root: Path) -> list[str]:
     ]
 
 
-def _release_ports(bpf_root: Path) -> list[str]:
-    """NodePorts the agent reserved in this network namespace."""
-    from vipbee.datapath import pins
-    from vipbee.datapath.reserved_ports import SYSCTL, reserve
+def _give_back_sysctls(bpf_root: Path) -> list[str]:
+    """NodePorts the agent reserved, and what it set at loopback, in this network namespace."""
+    from vipbee.datapath import loopback, pins, reserved_ports
 
     directory = pins.open_for_reading(bpf_root)
     if directory is None:
         return []
-    try:
-        return [SYSCTL] if reserve(directory, None) else []
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        print(f"vipbee: {SYSCTL} keeps NodePorts: {reason}", file=sys.stderr)
-        return []
+    free_ports = partial(reserved_ports.reserve, directory, None)
+    close_loopback = partial(loopback.refuse_own_addresses, directory)
+    given_back = []
+    for sysctl, give_back, what in (
+        (reserved_ports.SYSCTL, free_ports, "keeps NodePorts"),
+        (loopback.SYSCTL, close_loopback, "stays set"),
+    ):
+        try:
+            if give_back():
+                given_back.append(sysctl)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            print(f"vipbee: {sysctl} {what}: {reason}", file=sys.stderr)
+    return given_back
 
 
 def remove_pins(bpf_root: Path) -> list[str]:
@@ -96,7 +104,7 @@ def remove_pins(bpf_root: Path) -> list[str]:
         # `vipbee status` holds the lock for an instant to see whether it is free
         with pins.exclusive(bpf_root, wait_s=_LOCK_WAIT_S):
             filters = _remove_filters(bpf_root)
-            ports = _release_ports(bpf_root)
-            return [*filters, *ports, *pins.remove_everything(bpf_root)]
+            sysctls = _give_back_sysctls(bpf_root)
+            return [*filters, *sysctls, *pins.remove_everything(bpf_root)]
     except PermissionError:
         raise EnvironmentUnusable(f"{bpf_root} cannot be changed", remedy="run as root") from None

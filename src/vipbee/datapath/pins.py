@@ -6,7 +6,7 @@
         ├── maps/<name>       + maps/.rodata: the configuration in force
         ├── programs/<name>
         ├── links/<program name>, links/tc-<ifindex>-<direction>
-        └── qdiscs/<note>             directories, no pins: clsact qdiscs that we made
+        └── qdiscs/<note>, sysctls/<note>     directories, no pins: what we made or set
 
 Must not interpret what is pinned. bpffs knows neither regular files nor exchange
 renames, so replacing a pin is: pin beside it, rename over it.

@@ -5,6 +5,7 @@ runs it in a process that ends with it (loader_process.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -14,6 +15,7 @@ from vipbee.datapath.attach_tc import remove_filters, remove_links
 from vipbee.datapath.devices import read_devices
 from vipbee.datapath.features import SIZED_MAPS, probe_features
 from vipbee.datapath.loader import LoadRequest, Prepared
+from vipbee.datapath.loopback import refuse_own_addresses
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.privileged.requests import Started
@@ -56,6 +58,8 @@ def bring_up_datapath(prepared: Prepared) -> Started:
     if not (loaded.packet_lb or loaded.packet_problem):
         removed = remove_links(loaded.directory)
         removed += remove_filters(loaded.directory, request.node_netns_cookie, read_devices())
+        with contextlib.suppress(OSError):  # stays as it is, like everything where /proc/sys is
+            refuse_own_addresses(loaded.directory)
     # if the kernel refused our packet programs, those of the former version stay where they are
     return Started(
         adopted=loaded.adopted,

@@ -138,7 +138,7 @@ class Operations:
         if self._hooks is None:
             return Attached()
         done = self._hooks.bring(roles)
-        done.closed_loopback = accept_own_addresses()
+        done.closed_loopback = accept_own_addresses(self._directory)
         return done
 
     def attach_some(self, wanted: Mapping[int, int]) -> Attached:
@@ -153,7 +153,7 @@ class Operations:
         )
         roles = {number: role for number, role in own.items() if wanted.get(number) == role.flags}
         done = self._hooks.bring(roles, until=time.monotonic() + ATTACHING_S)
-        done.closed_loopback = accept_own_addresses()
+        done.closed_loopback = accept_own_addresses(self._directory)
         return done
 
     def release_sockets(self) -> int:
