@@ -146,7 +146,8 @@ enum reason {
 	REASON_MALFORMED = 7, /* cut off, or lengths that contradict each other (D1-D7) */
 	REASON_EXTENSION_HEADERS = 8, /* IPv6 chain longer than is walked (D11) */
 	REASON_MARTIAN = 9, /* loopback from outside, impossible source, LAND (D145, D146, D150) */
-	REASON_FRAGMENT_UNKNOWN = 10, /* later fragment, the first one was not seen (D23, D25) */
+	REASON_FRAGMENT_UNKNOWN =
+		10, /* later fragment, its connection or its first one unknown (D25) */
 	REASON_FRAGMENT_TINY = 11, /* first fragment without all ports, or overlapping them (D27) */
 	REASON_PROTOCOL = 12, /* ClusterIP, neither TCP nor UDP (D14) */
 	REASON_SOURCE_RANGE = 13, /* client outside loadBalancerSourceRanges (R80) */
@@ -169,7 +170,9 @@ enum reason {
 	REASON_SNAT_MOVED = 30, /* translated: the client's source port was taken (D101) */
 	REASON_TWIN_REPAIRED = 31, /* translated: one half of a connection was rebuilt (D109) */
 	REASON_UNALLOCATED = 32, /* address of a ServiceCIDR that no Service has (R38) */
-	REASON_MAX = 33,
+	REASON_FRAGMENT_HELD =
+		33, /* held until its first one comes; a node's address: a copy (D23) */
+	REASON_MAX = 34,
 };
 
 /* ---- what a socket remembers ----------------------------------------------- */
@@ -435,6 +438,18 @@ struct fragment {
 	__be16 source_port;
 	__be16 destination_port;
 	__u32 last_seen;
+};
+
+#define EARLY_FRAGMENT_BITS 10 /* so many places, 1.5 MiB in all */
+#define EARLY_FRAGMENT_BYTES 1500
+
+/* A later fragment that came before its first one, in the place its datagram has. */
+struct early_fragment {
+	struct fragment_key datagram;
+	__u32 last_seen;
+	__u16 further; /* of the same datagram, in the places behind this one */
+	__u16 length; /* 0: nothing */
+	__u8 bytes[EARLY_FRAGMENT_BYTES]; /* from the network header on */
 };
 
 /* LPM trie: 32 bits of service id always match in full, then the address. */

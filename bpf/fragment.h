@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Later fragments have no ports. The first one of a packet that is ours leaves them here;
- * a later one that comes before it is not held back but dropped, and its datagram lost:
- * nothing at a tc hook can keep a packet.
+ * Later fragments have no ports. The first one of a packet that is ours leaves them here; for
+ * one that comes before it see early_fragment.h.
  */
 #ifndef VIPBEE_FRAGMENT_H
 #define VIPBEE_FRAGMENT_H

@@ -75,7 +75,7 @@ static __always_inline int from_client(struct __sk_buff *ctx, struct packet *par
 	if (p->fragment == LATER_FRAGMENT)
 		return p->address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) && has_frontend(p)
 			       ? dropped(REASON_FRAGMENT_UNKNOWN)
-			       : TC_ACT_UNSPEC;
+			       : passed(ctx, p);
 	switch (open_connection(ctx, p, zone, &to, &route)) {
 	case VERDICT_TRANSLATE:
 		return translate(ctx, p, l2, &to, NULL);
@@ -90,10 +90,7 @@ static __always_inline int from_client(struct __sk_buff *ctx, struct packet *par
 	case VERDICT_EXPIRED:
 		return expired(ctx, p);
 	default:
-		/* the later ones must pass as well (R40) */
-		if (p->fragment && p->address_flags & ADDRESS_EXTERNAL)
-			remember_fragment(p);
-		return TC_ACT_UNSPEC;
+		return passed(ctx, p);
 	}
 }
 

@@ -270,6 +270,20 @@ struct {
 } fragments SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << EARLY_FRAGMENT_BITS);
+	__type(key, __u32); /* see early_fragment.h */
+	__type(value, struct early_fragment);
+} early_fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct early_fragment); /* the packet that lends its buffer meanwhile */
+} fragment_drafts SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);

@@ -12,6 +12,7 @@
 #include "abi.h"
 #include "conntrack.h"
 #include "count.h"
+#include "early_fragment.h"
 #include "fib.h"
 #include "fragment.h"
 #include "maps.h"
@@ -25,6 +26,19 @@ static __always_inline int dropped(enum reason reason)
 	return TC_ACT_SHOT;
 }
 
+/*
+ * Not ours, at an address that is: the other fragments are to pass as well (R40). Those that
+ * came earlier have passed already at an address of the node.
+ */
+static __always_inline int passed(struct __sk_buff *ctx, const struct packet *p)
+{
+	if (p->fragment == FIRST_FRAGMENT)
+		remember_fragment(p);
+	if (p->fragment && p->address_flags & ADDRESS_EXTERNAL && release_early(ctx, p))
+		return dropped(REASON_REWRITE_FAILED);
+	return TC_ACT_UNSPEC;
+}
+
 /* `route` is NULL if the packet goes on to the stack. */
 static __always_inline int translate(struct __sk_buff *ctx, const struct packet *p, __u32 l2,
 				     const struct flow_tuple *to, struct route *route)
@@ -33,6 +47,8 @@ static __always_inline int translate(struct __sk_buff *ctx, const struct packet 
 
 	if (p->fragment == FIRST_FRAGMENT)
 		remember_fragment(p);
+	if (p->fragment && release_early(ctx, p))
+		return dropped(REASON_REWRITE_FAILED);
 	if (rewrite(ctx, p, l2, to, route && !p->from_node)) /* the node's own: its first hop */
 		return dropped(REASON_REWRITE_FAILED);
 	if (!route)

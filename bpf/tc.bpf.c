@@ -34,9 +34,22 @@
 #include "snat.h"
 #include "unallocated.h"
 
+/* On an address of the node it may be the node's own: that passes, and a copy is held. */
+static __always_inline int too_early(struct __sk_buff *ctx, const struct packet *p)
+{
+	int held = hold_early(ctx, p);
+
+	if (held)
+		count_reason(REASON_FRAGMENT_HELD);
+	if (!(p->address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)))
+		return TC_ACT_UNSPEC;
+	return held ? TC_ACT_SHOT : dropped(REASON_FRAGMENT_UNKNOWN);
+}
+
 static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
 	struct packet p = {};
+	int verdict = TC_ACT_UNSPEC;
 	enum parsed parsed;
 	__u32 flags;
 
@@ -61,11 +74,8 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 		if (p.tuple.protocol != IPPROTO_TCP && p.tuple.protocol != IPPROTO_UDP)
 			return flags & ADDRESS_CLUSTER_IP ? dropped(REASON_PROTOCOL)
 							  : TC_ACT_UNSPEC;
-		/* on an address of the node it may be the node's own */
 		if (!recall_fragment(&p))
-			return flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)
-				       ? dropped(REASON_FRAGMENT_UNKNOWN)
-				       : TC_ACT_UNSPEC;
+			return too_early(ctx, &p);
 	} else {
 		parsed = parse_l4(ctx, &p);
 		if (parsed == PARSED_OTHER)
@@ -80,8 +90,8 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	    is_node_port_number(bpf_ntohs(p.tuple.destination_port)))
 		return from_client(ctx, &p, l2, zone);
 	if (is_snat_port(bpf_ntohs(p.tuple.destination_port)))
-		return from_backend(ctx, &p, l2, zone, 1);
-	return TC_ACT_UNSPEC;
+		verdict = from_backend(ctx, &p, l2, zone, 1);
+	return verdict == TC_ACT_UNSPEC ? passed(ctx, &p) : verdict;
 }
 
 static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2)

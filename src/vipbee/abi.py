@@ -57,6 +57,8 @@ class MapName(StrEnum):
     NAT_NEW_POD = "nat_new_pod"
     NAT_POD = "nat_pod"
     FRAGMENTS = "fragments"
+    EARLY_FRAGMENTS = "early_fragments"
+    FRAGMENT_DRAFTS = "fragment_drafts"
     REFUSAL_BUDGETS = "refusal_budgets"
     DRAFTS = "drafts"
 
@@ -129,6 +131,7 @@ class Reason(IntEnum):
     SNAT_MOVED = 30
     TWIN_REPAIRED = 31
     UNALLOCATED = 32
+    FRAGMENT_HELD = 33
 
 
 class SocketFlowFlag(IntFlag):

@@ -142,7 +142,13 @@ PROTECTIONS = [
     Protection(
         "D23, D25",
         hostile.a_part_without_its_first_reaches_the_stack,
-        (("tc.bpf.c", "dropped(REASON_FRAGMENT_UNKNOWN)", "TC_ACT_UNSPEC"),),
+        (
+            (
+                "tc.bpf.c",
+                "return held ? TC_ACT_SHOT : dropped(REASON_FRAGMENT_UNKNOWN);",
+                "return TC_ACT_UNSPEC;",
+            ),
+        ),
         Reason.FRAGMENT_UNKNOWN,
     ),
     Protection(
@@ -329,6 +335,7 @@ NO_PROTECTION = {
     Reason.NO_ROUTE: "routing says so",
     Reason.ECHO_ANSWERED: "an answer",
     Reason.UNALLOCATED: "a verdict of the rules (R38)",
+    Reason.FRAGMENT_HELD: "a remark: it goes on when its first one comes",
     Reason.ESTABLISHED_FULL: "a remark: the connection is served",
     Reason.REWRITE_FAILED: "the kernel says so",
     Reason.ICMP_PASSED: "passed: a remark",

@@ -14,7 +14,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.packet_lab import Answer, ask, ask_until, balancer_ip, cluster_ip, packet_lab
+from tests.support.packet_lab import (
+    Answer,
+    ask,
+    ask_until,
+    balancer_ip,
+    cluster_ip,
+    node_port,
+    packet_lab,
+)
+from tests.support.packet_model.generate import Segment, fragments
+from tests.support.packet_model.wire import ETH_LENGTH, Endpoint
+from tests.support.packet_model.world import packed
+from vipbee.abi import FrontendKind
 from vipbee.lab import Lab, Place
 from vipbee.lab.probes import Stream
 
@@ -114,6 +126,24 @@ def test_datagrams_larger_than_the_path_arrive_whole(
 
 
 @FAMILIES
+@pytest.mark.parametrize("kind", [FrontendKind.NODE_PORT, FrontendKind.LOAD_BALANCER])
+@pytest.mark.parametrize("size", [2_000, 65_000])
+def test_datagrams_whose_last_fragment_comes_first_arrive_whole(
+    lab: Lab, kind: FrontendKind, family: int, size: int
+) -> None:
+    """D23: to a local and to a remote backend; the answer comes in the usual order."""
+    target = (balancer_ip("cluster", family), 7000)
+    if kind is FrontendKind.NODE_PORT:
+        target = (lab.node("node-1").address(family), node_port("cluster", "echo-udp"))
+
+    for _ in range(8):  # both backends, all but surely
+        sent, received = lab.client.inside(
+            lambda: backwards(lab.client.address(family), target, size)
+        )
+        assert sent == received
+
+
+@FAMILIES
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_narrow_hop_behind_the_vip_is_discovered(lab: Lab, backend: str, family: int) -> None:
     """D48-D67, D57: PMTU discovery through a frontend, local (by the stack) and remote (by us)."""
@@ -208,6 +238,24 @@ def transfer(address: str, server: str, size: int) -> tuple[str, str]:
             left -= len(data)
         sending.join()
     return sent.hexdigest(), received.hexdigest()
+
+
+def backwards(own: str, target: tuple[str, int], size: int) -> tuple[bytes, bytes]:
+    """Ask an echo server with a datagram whose fragments leave in the wrong order."""
+    family = socket.AF_INET6 if ":" in own else socket.AF_INET
+    data = random.Random(size).randbytes(size)
+    with (
+        socket.socket(family, socket.SOCK_DGRAM) as asking,
+        socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sending,
+    ):
+        asking.bind((own, 0))
+        asking.settimeout(3)
+        client = Endpoint(packed(own), asking.getsockname()[1])
+        to = Endpoint(packed(target[0]), target[1])
+        segment = Segment(client, to, socket.IPPROTO_UDP, payload=data)
+        for frame in reversed(fragments(segment, 1400, identity=client.port)):
+            sending.sendto(frame[ETH_LENGTH:], (target[0], 0))
+        return data, asking.recv(65536)
 
 
 def connect_to(address: str, server: str) -> socket.socket:

@@ -23,7 +23,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("conntrack.h", "fib.h", "rewrite.h", "martian.h"),
     ("conntrack_halves.h", "conntrack_seen.h"),
     ("snat.h", "refuse.h", "fragment.h"),
-    ("packet_decide.h", "icmp.h", "echo.h"),
+    ("packet_decide.h", "icmp.h", "echo.h", "early_fragment.h"),
     ("open_connection.h", "packet_apply.h"),
     ("to_node.h",),
     ("from_client.h", "from_backend.h", "icmp_apply.h"),

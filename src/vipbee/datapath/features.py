@@ -35,6 +35,8 @@ PACKET_MAPS = tuple(
         MapName.NAT_NEW_POD,
         MapName.NAT_POD,
         MapName.FRAGMENTS,
+        MapName.EARLY_FRAGMENTS,
+        MapName.FRAGMENT_DRAFTS,
         MapName.REFUSAL_BUDGETS,
         MapName.DRAFTS,
     )
@@ -44,6 +46,8 @@ PACKET_MAPS = tuple(
 _UNSIZED_PACKET_MAPS = {
     MapName.DEVICES,
     MapName.SERVICE_CIDRS,
+    MapName.EARLY_FRAGMENTS,
+    MapName.FRAGMENT_DRAFTS,
     MapName.REFUSAL_BUDGETS,
     MapName.DRAFTS,
 }

@@ -24,7 +24,7 @@ MEANINGS: Mapping[Reason, str] = {
     Reason.MALFORMED: "dropped: cut off, or lengths that contradict each other",
     Reason.EXTENSION_HEADERS: "dropped: more IPv6 extension headers than are read",
     Reason.MARTIAN: "dropped: from or to an address that cannot be there, as loopback from outside",
-    Reason.FRAGMENT_UNKNOWN: "dropped: a later fragment, and the first one was not seen",
+    Reason.FRAGMENT_UNKNOWN: "dropped: a later fragment, and its connection is not known",
     Reason.FRAGMENT_TINY: "dropped: fragments that cut or overwrite the ports",
     Reason.PROTOCOL: "dropped: to a ClusterIP, and neither TCP nor UDP",
     Reason.SOURCE_RANGE: "dropped: the client is outside loadBalancerSourceRanges",
@@ -49,6 +49,7 @@ MEANINGS: Mapping[Reason, str] = {
     Reason.SNAT_MOVED: "translated: the client's source port was taken, another one was found",
     Reason.TWIN_REPAIRED: "translated: one half of a connection had been lost and was rebuilt",
     Reason.UNALLOCATED: "dropped: in a ServiceCIDR, and no Service has that address",
+    Reason.FRAGMENT_HELD: "held: a later fragment that came before the first one of its datagram",
 }
 
 

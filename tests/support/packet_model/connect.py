@@ -52,12 +52,11 @@ class Connecting:
         match decision.kind:
             case Kind.PASS:
                 outcome = Outcome(Action.PASS, decision.rule, may_count=frozenset(reasons))
-                is_external = bool(
-                    self.state.world.flags(packet.destination) & AddressFlag.EXTERNAL
-                )
+                flags = self.state.world.flags(packet.destination)
 
                 def commit() -> None:
-                    if is_external:  # so that the later parts pass too (R40)
+                    """The later parts are to pass too, and not to be held (R40, D23)."""
+                    if flags & AddressFlag.EXTERNAL or not at.is_out:
                         self.state.note_fragment(packet, at.now)
 
                 return [Alternative.of(outcome, commit)]

@@ -206,11 +206,14 @@ class Model:
         return self.translating.forward(flow, with_ports, at)
 
     def _orphan(self, packet: Packet) -> tuple[Alternative, ...]:
-        """The node's own fragmented traffic looks the same, so there it must pass."""
+        """D23: held until its first one comes, while there is a place. The node's own fragmented
+        traffic looks the same, so there it must pass, and a copy is held."""
         ours = AddressFlag.CLUSTER_IP | AddressFlag.EXTERNAL
         if self.world.flags(packet.destination) & ours:
-            return (dropped("D23, D25", Reason.FRAGMENT_UNKNOWN),)
-        return (passed("D25 on a node address"),)
+            held = dropped("D23", Reason.FRAGMENT_HELD)
+            return (held, dropped("D25", Reason.FRAGMENT_UNKNOWN))
+        held_too = frozenset({Reason.FRAGMENT_HELD})
+        return (Alternative.of(Outcome(Action.PASS, "D23: node's", may_count=held_too)),)
 
     def _flow_of(self, packet: Packet, at: At, *, inbound: bool) -> Flow | None:
         tuples = (at.zone, packet.protocol, packet.client, packet.dialled)

@@ -142,6 +142,18 @@ class Tables:
             key = bytearray(syscall.map_info(fd).key_size)
             while syscall.map_next_key(fd, None, key):
                 syscall.map_delete(fd, key)
+        for index, value in self.early_fragments():
+            self._put("early_fragments", index, np.zeros_like(value))
+
+    def early_fragments(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Later fragments that wait for their first one: (place, record)."""
+        fd, kind = self.fd_of("early_fragments"), self.layouts["early_fragment"]
+        found = []
+        for place in range(syscall.map_info(fd).max_entries):
+            index, value = np.array([place], np.uint32), np.zeros(1, kind)
+            if syscall.map_lookup(fd, index, value) and value["length"][0]:
+                found.append((index, value))
+        return found
 
     def connections(self, zone: Zone) -> dict[tuple[int, Endpoint, Endpoint], np.void]:
         """Forward halves by (protocol, client, frontend), established before unfinished."""
@@ -169,6 +181,9 @@ class Tables:
                     self._older(name, key, value, seconds)
         for key, value in list(self.entries("fragments", "fragment_key", "fragment")):
             self._older("fragments", key, value, seconds)
+        for index, early in self.early_fragments():
+            early["last_seen"] -= np.uint32(seconds)
+            self._put("early_fragments", index, early)
         for key, value in list(self.entries("affinity", "affinity_key", "affinity")):
             value["last_used_ns"] = max(0, int(value["last_used_ns"]) - seconds * 1_000_000_000)
             self._put("affinity", key.tobytes(), value.reshape(1))

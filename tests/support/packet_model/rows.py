@@ -11,7 +11,7 @@ ROWS = [*range(1, 124), *range(145, 153)]
 """D rows a packet at a tc hook can show."""
 
 NOT_YET: list[tuple[str, str]] = [
-    ("D23", "a part before the first one is dropped and counted: BPF cannot hold packets back"),
+    ("D23", "what is held comes back to an attached program: test_packet_early_fragments.py"),
     ("D30", "no program runs at XDP"),
     ("D36", "CHECKSUM_PARTIAL needs a sending socket: tests/net, not a test run"),
     ("D42", "GSO super-packets need a sending socket: tests/net (1 GB transfer)"),
