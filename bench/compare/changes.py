@@ -11,7 +11,7 @@ import json
 import subprocess
 import time
 
-from bench.compare.proxies import Proxy
+from bench.compare.proxies import CannotError, Proxy
 from bench.compare.result import Measurement, measurement
 from bench.compare.services import PORT, Cluster
 
@@ -21,7 +21,7 @@ PAUSE_S = 1.3
 
 
 def measure_changes(proxy: Proxy, cluster: Cluster, count: int) -> Measurement:
-    """Milliseconds; `failed` are requests that failed meanwhile. CannotError as `change`."""
+    """Milliseconds; `failed` are requests that failed meanwhile. CannotError if one is lost."""
     places = [("r", cluster.servers.remote), ("l", cluster.servers.local)]
     before = cluster.moving(cluster.servers.local)
     took_ms, failed = [], 0
@@ -34,12 +34,12 @@ def measure_changes(proxy: Proxy, cluster: Cluster, count: int) -> Measurement:
             ordered_ns = proxy.change(before, after)
             sample = json.loads(waiting.communicate(timeout=60)[0])
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{proxy.title} never changed to the new endpoint") from None
+            raise CannotError("it never changed to the new endpoint") from None
         finally:
             waiting.kill()
             waiting.wait()
         if not sample["answered_ns"]:
-            raise RuntimeError(f"{proxy.title} never changed to the new endpoint")
+            raise CannotError("it never changed to the new endpoint")
         took_ms.append((sample["answered_ns"] - ordered_ns) / 1e6)
         failed += sample["failed"]
         before = after

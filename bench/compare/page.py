@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.compare import plots
-from bench.compare.result import UNSTABLE, Result
+from bench.compare.depth import DEPTHS
+from bench.compare.result import PROGRAM, UNSTABLE, Result
 from bench.compare.table import number, show
 from bench.compare.targets import verdicts
 
@@ -99,7 +100,8 @@ def _lines(result: Result) -> Iterator[str]:
     yield (
         "In brackets: ÷ the direct connection of the same round, median over the rounds. "
         f"`*`: the quartiles are more than {UNSTABLE:.0%} of the median apart. `!`: requests "
-        "failed. Empty: not measured at that size, see [missing](#missing)."
+        "failed. Empty: not measured at that size, see [missing](#missing). All of it as JSON, "
+        "with what the fields and figures mean: [benchmark-results.md](benchmark-results.md)."
     )
     for title, figure, place, family in _TABLES:
         yield from _table(result, title, figure, place, family)
@@ -194,8 +196,20 @@ def _missing(result: Result) -> Iterator[str]:
     titles = {variant.key: variant.title for variant in result.variants}
     seen = dict.fromkeys(
         f"* {titles[miss.variant]}, {miss.services:,} Services, IPv{miss.family}: "
-        f"{miss.figure.replace('_', ' ')}: {miss.why}"
+        f"{_what(miss.figure)}: {miss.why}"
         for miss in result.missing
     )
-    yield from seen or ["Nothing."]
-    yield "* Cilium: there is no support for running its agent here."
+    yield from seen
+    for skip in result.skipped:
+        yield f"* {skip.title}: not compared. {skip.why}"
+    left_out = [f"{size:,}" for size in DEPTHS["full"].sizes if size not in result.sizes]
+    if left_out:
+        yield f"* Everybody: {', '.join(left_out)} Services: only `make bench` has these sizes."
+    if not (seen or result.skipped or left_out):
+        yield "Nothing."
+
+
+def _what(figure: str) -> str:
+    return (
+        "everything, for it was not programmed" if figure == PROGRAM else figure.replace("_", " ")
+    )

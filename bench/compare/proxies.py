@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from bench.compare import iptables_rules, nftables_rules
@@ -208,17 +209,26 @@ def requires(*programs: str) -> None:
             raise CannotError(f"{program} is not installed")
 
 
+def said_at_the_end(process: subprocess.Popen[str], log: Path) -> str | None:
+    """The last line of a proxy that has ended; None while it runs."""
+    if process.poll() is None:
+        return None
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+    return f"with exit code {process.returncode}: {last[:200]}"
+
+
 def wait_until_served(
-    site: Site, cluster: Cluster, limit_s: float, *, ended: Callable[[], bool]
+    site: Site, cluster: Cluster, limit_s: float, *, ended: Callable[[], str | None]
 ) -> None:
-    """Wait until the last Service answers; CannotError after the limit or if `ended` says so."""
+    """Wait until the last Service answers; CannotError after the limit or once it `ended`."""
     deadline = time.monotonic() + limit_s
     last = cluster.vip(cluster.dialled["last"])
     while True:
         if not site.load("connect", 1, last, PORT).failed:
             return
-        if ended():
-            raise CannotError("it ended")
+        if (how := ended()) is not None:
+            raise CannotError(f"it ended {how}")
         if time.monotonic() > deadline:
             raise CannotError(f"the last Service did not answer within {limit_s:.0f} s")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of the comparison found, and its JSON: docs/benchmarks.md explains the fields."""
+"""What a run of the comparison found, and its JSON: docs/benchmark-results.md has the fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-SCHEMA = 1
+SCHEMA = 2
+PROGRAM = "program"
 UNSTABLE = 0.25
 """A spread of the quartiles, as a share of the median, from which a figure is marked."""
 
@@ -47,12 +48,22 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A figure that was not measured, and why."""
+    """A figure that was not measured, and why.
+
+    `figure` is also what several begin with ("node_port"), or PROGRAM: then nothing was measured.
+    """
 
     figure: str
     variant: str
     services: int
     family: int
+    why: str
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """Somebody who was not compared, and how he would be."""
+
+    title: str
     why: str
 
 
@@ -70,7 +81,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """One run. `schema` changes with the meaning of any field."""
+    """One run. `schema` changes with the meaning of any field or figure."""
 
     date: str
     commit: str
@@ -80,6 +91,7 @@ class Result(msgspec.Struct):
     sizes: list[int]
     measurements: list[Measurement] = msgspec.field(default_factory=list)
     missing: list[Missing] = msgspec.field(default_factory=list)
+    skipped: list[Skipped] = msgspec.field(default_factory=list)
     took_s: float = 0.0
     schema: int = SCHEMA
 

@@ -9,7 +9,7 @@ from bench.compare import traffic
 from bench.compare.changes import measure_changes
 from bench.compare.depth import Depth
 from bench.compare.proxies import CannotError, Direct, Programmed, Proxy
-from bench.compare.result import Missing, Result, measurement
+from bench.compare.result import PROGRAM, Missing, Result, measurement
 from bench.compare.services import Cluster
 from bench.compare.vipbee_agent import VipbeeAgent
 from bench.compare.watching import wait_for_quiet_kernel
@@ -54,7 +54,7 @@ class Run:
             programmed = proxy.program(cluster, self._depth.limit_s)
             kernel_mib = wait_for_quiet_kernel() - before
         except CannotError as error:
-            self._miss("program", proxy, cluster, str(error))
+            self._miss(PROGRAM, proxy, cluster, str(error))
             proxy.clear()
             return False
         self._took[proxy.key] = (cluster.services, programmed.took_s)
@@ -78,13 +78,15 @@ class Run:
         found = [("rules", "", entries.rules), ("map_entries", "", entries.map_entries)]
         if not isinstance(proxy, Direct):
             found += [
-                ("program", "s", programmed.took_s),
+                (PROGRAM, "s", programmed.took_s),
                 ("program_cpu", "s", programmed.cpu_s),
                 ("control_plane_peak", "MiB", programmed.peak_mib),
                 ("kernel_memory", "MiB", max(0.0, kernel_mib)),
             ]
             if programmed.sync_s is not None:
                 found.append(("program_sync", "s", programmed.sync_s))
+            else:
+                self._miss("program_sync", proxy, cluster, "it gave no account of its own")
         for figure, unit, value in found:
             self._note(figure, proxy, cluster, unit, float(value))
 

@@ -36,6 +36,8 @@ def print_table(result: Result) -> None:
     Console(width=None if console.is_terminal else 140).print(table)
     for miss in result.missing:
         print(f"missing: {miss.figure}, {miss.variant}, {miss.services:,} Services: {miss.why}")
+    for skip in result.skipped:
+        print(f"skipped: {skip.title}: {skip.why}")
 
 
 def show(found: Measurement | None) -> str:

@@ -45,7 +45,9 @@ class VipbeeAgent:
         watched = Watched(agent.process_id)
         try:
             agent.wait_ready(timeout_s=limit_s)
-            wait_until_served(self.site, cluster, limit_s, ended=lambda: not agent.is_running)
+            wait_until_served(
+                self.site, cluster, limit_s, ended=lambda: None if agent.is_running else "by itself"
+            )
             took_s = time.monotonic() - started
         except LabError as error:
             raise CannotError(str(error)) from error
@@ -101,8 +103,9 @@ class VipbeeAgent:
         return path
 
     def _sync_s(self) -> float | None:
-        """Seconds of its first programming, by its own account."""
-        return read_metric(self.site, METRICS_PORT, _SYNC)
+        """Seconds of its first programming, by its own account; both families have the same."""
+        assert self._cluster is not None
+        return read_metric(self.site, METRICS_PORT, _SYNC, self._cluster.family)
 
 
 def node_object(site: Site) -> dict[str, object]:
@@ -111,17 +114,24 @@ def node_object(site: Site) -> dict[str, object]:
     return {"metadata": {"name": site.node.name}, "status": {"addresses": addresses}}
 
 
-def read_metric(site: Site, port: int, name: str) -> float | None:
-    """The sum over all labels of a metric served in the node; None if it is not there."""
+def read_metric(site: Site, port: int, name: str, family: int) -> float | None:
+    """A proxy's metric of one family, served in the node; None if it is not there (yet)."""
 
     def fetch() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
-    found = [
-        sample.value
-        for family in text_string_to_metric_families(site.node.inside(fetch))
-        for sample in family.samples
-        if sample.name == name
-    ]
-    return sum(found) if found else None
+    try:
+        text = site.node.inside(fetch)
+    except OSError:
+        return None
+    return sample_of(text, name, family)
+
+
+def sample_of(text: str, name: str, family: int) -> float | None:
+    """Not the sum over families: who programs both at once says the same of each."""
+    for metric in text_string_to_metric_families(text):
+        for sample in metric.samples:
+            if sample.name == name and sample.labels.get("ip_family") == f"IPv{family}":
+                return float(sample.value)
+    return None

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.compare.place import Site
-from bench.compare.vipbee_agent import METRICS_PORT, node_object, read_metric
+from bench.compare.vipbee_agent import METRICS_PORT, node_object
 from bench.compare.watching import tree_usage
 from tests.support.apiserver.placed import PORT
 from vipbee.lab.agent import Agent
@@ -71,9 +71,6 @@ class Fed:
             if row["name"] == service
             for backend in row["backends"]
         )
-
-    def metric(self, name: str) -> float | None:
-        return read_metric(self.site, METRICS_PORT, name)
 
 
 @contextlib.contextmanager
