@@ -10,6 +10,7 @@ OBJECT := src/vipbee/_obj/vipbee.bpf.o
 STAMPS := build/stamps
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
 PYTEST := $(PYTHON) -m pytest
+PEERS  := $(if $(KUBE_PROXY),--kube-proxy $(KUBE_PROXY)) $(if $(CILIUM_AGENT),--cilium-agent $(CILIUM_AGENT))
 
 .PHONY: help
 help: ## list the targets
@@ -63,12 +64,12 @@ test-image: $(STAMPS)/run $(STAMPS)/image $(VENV)/development $(OBJECT) ## build
 	@$(AS_ROOT) $(PYTEST) tests/image
 
 .PHONY: bench
-bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## side by side with kube-proxy, 30 minutes; KUBE_PROXY=path (root)
-	@$(AS_ROOT) $(PYTHON) -m bench.compare $(if $(KUBE_PROXY),--kube-proxy $(KUBE_PROXY))
+bench: $(STAMPS)/run $(VENV)/development $(OBJECT) ## side by side with kube-proxy, 30 minutes; KUBE_PROXY=, CILIUM_AGENT=path (root)
+	@$(AS_ROOT) $(PYTHON) -m bench.compare $(PEERS)
 
 .PHONY: bench-quick
 bench-quick: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the same to 5,000 Services, 5 minutes (root)
-	@$(AS_ROOT) $(PYTHON) -m bench.compare --quick $(if $(KUBE_PROXY),--kube-proxy $(KUBE_PROXY))
+	@$(AS_ROOT) $(PYTHON) -m bench.compare --quick $(PEERS)
 
 .PHONY: bench-sockets
 bench-sockets: $(STAMPS)/run $(VENV)/development $(OBJECT) ## the socket layer: ns a hook, programming, restarts (root)

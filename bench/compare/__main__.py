@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.compare import page, result
 from bench.compare.depth import DEPTHS, Depth
 from bench.compare.place import Programs, build
-from bench.compare.roster import Candidate, candidates
+from bench.compare.roster import Candidate, candidates, skipped
 from bench.compare.run import Run
 from bench.compare.sites import sites
 from bench.compare.table import print_table
@@ -32,9 +32,11 @@ def main() -> int:
         return 0
     started = time.monotonic()
     depth = DEPTHS["smoke" if options.smoke else "quick" if options.quick else "full"]
-    chosen = candidates(options.kube_proxy, smoke=options.smoke)
+    chosen = candidates(options.kube_proxy, cilium_agent=options.cilium_agent, smoke=options.smoke)
+    left_out = skipped(cilium_agent=options.cilium_agent)
     with tempfile.TemporaryDirectory(prefix="vipbee-compare-") as name:
         found = _measure(depth, chosen, build(Path(name)), started)
+    found.skipped = left_out
     found.took_s = round(time.monotonic() - started, 1)
     path = result.save(found, options.output)
     print_table(found)
@@ -70,6 +72,13 @@ def _parse() -> argparse.Namespace:
         type=Path,
         metavar="PATH",
         help="the real kube-proxy instead of rule sets as it writes them",
+    )
+    parser.add_argument(
+        "--cilium-agent",
+        type=Path,
+        metavar="PATH",
+        help="Cilium too, with its bpf/ beside it or in /var/lib/cilium, and clang 18.1 or newer "
+        "beside it or installed; tried with 1.21.0-dev of August 2026 only",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIRECTORY", default=RESULTS, help="where the JSON goes"

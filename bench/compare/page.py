@@ -78,6 +78,7 @@ def _lines(result: Result) -> Iterator[str]:
     yield "make bench                                   # everything, 30 minutes"
     yield "make bench-quick                             # to 5,000 Services, 5 minutes"
     yield "make bench KUBE_PROXY=/path/to/kube-proxy    # the real one, not just its rules"
+    yield "make bench CILIUM_AGENT=/path/to/cilium-agent    # Cilium too"
     yield "```"
     yield ""
     for plot in plots.PLOTS:
@@ -126,6 +127,13 @@ _VARIANTS = {
     "direct": "the client dials the pod; from outside by plain routing through the same node.",
     "vipbee": "`vipbee agent` with the socket layer alone, fed by the API server of the tests.",
     "vipbee-packets": "the same with the packet layer alone (`--no-socket-lb`).",
+    "cilium": (
+        "the real `cilium-agent` instead of kube-proxy, without a cluster: socket layer, and "
+        "NodePort programs on the node's devices and on those of its pods, where a cluster that "
+        "Cilium connects has others of its own. It serves NodePorts some seconds after the first "
+        "answer, which is not counted. Its Services come from a file, which it reads whole for "
+        "every change: in a cluster it watches the API server."
+    ),
 }
 _WHAT_IT_DOES_NOT_SHOW = """
 ## What these figures do not show

@@ -30,6 +30,7 @@ _LOOKS = {  # key → colour, marker
     "nftables": ("#0969da", "^"),
     "iptables-nft": ("#8250df", "v"),
     "iptables-legacy": ("#cf222e", "D"),
+    "cilium": ("#1a7f37", "P"),
 }
 
 

@@ -2,7 +2,7 @@
 """What is compared. A proxy serves one cluster in its own site, until it is cleared.
 
 Here: none at all, and kube-proxy's rules without kube-proxy. vipbee is in vipbee_agent.py,
-the real kube-proxy in kube_proxy.py.
+the real kube-proxy in kube_proxy.py, Cilium in cilium.py.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.compare.cilium import CiliumAgent, title_of
 from bench.compare.kube_proxy import KubeProxy
 from bench.compare.place import Site
 from bench.compare.proxies import Direct, IptablesRules, NftablesRules, Proxy
+from bench.compare.result import Skipped
 from bench.compare.vipbee_agent import VipbeeAgent
 
 
@@ -20,7 +22,9 @@ class Candidate:
     make: Callable[[Site], Proxy]
 
 
-def candidates(kube_proxy: Path | None, *, smoke: bool = False) -> list[Candidate]:
+def candidates(
+    kube_proxy: Path | None, *, cilium_agent: Path | None = None, smoke: bool = False
+) -> list[Candidate]:
     """Everybody; `smoke`: one of each kind. `kube_proxy`: the real one, if there is one."""
     everybody = [
         _candidate("direct", "direct, no Service", lambda site, key, title: Direct(site)),
@@ -61,9 +65,28 @@ def candidates(kube_proxy: Path | None, *, smoke: bool = False) -> list[Candidat
                     lambda *who, backend=backend: IptablesRules(*who, backend),
                 )
             )
+    if cilium_agent is not None:
+        everybody.append(
+            _candidate(
+                "cilium", title_of(cilium_agent), lambda *who: CiliumAgent(*who, cilium_agent)
+            )
+        )
     if smoke:
         return [who for who in everybody if who.key != "iptables-nft"]
     return everybody
+
+
+def skipped(*, cilium_agent: Path | None) -> list[Skipped]:
+    """Who is not among the candidates."""
+    if cilium_agent is not None:
+        return []
+    return [
+        Skipped(
+            "Cilium",
+            "Give its agent: `python -m bench.compare --cilium-agent PATH`, "
+            "`make bench CILIUM_AGENT=PATH`.",
+        )
+    ]
 
 
 def _candidate(key: str, title: str, make: Callable[..., Proxy]) -> Candidate:

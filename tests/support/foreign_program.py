@@ -27,7 +27,7 @@ class ForeignProgram:
     def __init__(self, cgroup: Path, *, allows: bool) -> None:
         self._cgroup = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         self._program = _load(allows)
-        self._link = _bpf(
+        self._link = bpf(
             LINK_CREATE, struct.pack("=IIII", self._program, self._cgroup, CGROUP_INET4_CONNECT, 0)
         )
 
@@ -46,7 +46,7 @@ class ForeignProgram:
     def pin(self, path: Path) -> None:
         """Pin the link; the caller removes it."""
         name = ctypes.create_string_buffer(os.fsencode(path))
-        _bpf(OBJ_PIN, struct.pack("=QI", ctypes.addressof(name), self._link))
+        bpf(OBJ_PIN, struct.pack("=QI", ctypes.addressof(name), self._link))
 
 
 def attached_programs(cgroup: Path) -> int:
@@ -58,7 +58,7 @@ def attached_programs(cgroup: Path) -> int:
         attributes = bytearray(
             struct.pack("=IIIIQI", fd, CGROUP_INET4_CONNECT, 0, 0, ctypes.addressof(ids), room)
         )
-        _bpf(PROG_QUERY, attributes)
+        bpf(PROG_QUERY, attributes)
     finally:
         os.close(fd)
     return sum(1 for program in ids if program)
@@ -74,10 +74,11 @@ def _load(allows: bool) -> int:
         *(ctypes.addressof(instructions), ctypes.addressof(licence)),
         *(0, 0, 0, 0, 0, b"foreign", 0, CGROUP_INET4_CONNECT),
     )
-    return _bpf(PROG_LOAD, attributes)
+    return bpf(PROG_LOAD, attributes)
 
 
-def _bpf(command: int, attributes: bytes | bytearray) -> int:
+def bpf(command: int, attributes: bytes | bytearray) -> int:
+    """The system call itself; OSError with the kernel's errno."""
     block = (ctypes.c_char * ATTRIBUTES_SIZE)(*bytes(attributes))
     result: int = _libc.syscall(
         SYSCALL[platform.machine()], command, ctypes.byref(block), ATTRIBUTES_SIZE
