@@ -17,7 +17,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
-demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl and dig through VIPs, one minute (root)
+demo: $(STAMPS)/run $(VENV)/runtime $(OBJECT) ## a cluster of namespaces, curl and dig through VIPs, half a minute (root)
 	@$(AS_ROOT) $(VENV)/bin/vipbee demo
 
 .PHONY: test

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from vipbee.lab import Lab, Place
+from vipbee.lab.probes import StreamReport
 
 BAR_WIDTH = 40
 READING_TIME_S = 0.8
@@ -64,6 +65,11 @@ class Stage:
         self.checked.append(Claim(text, is_true))
         mark, style = self._mark(is_true)
         self.show(Text.assemble((f"{mark} ", style), (text, "" if is_true else style)))
+
+    def claim_none_failed(self, total: StreamReport) -> None:
+        failed = len(total.failures)
+        why = f" (first: {total.failures[0]})" if failed else ""
+        self.claim(f"{total.requests} requests, {failed} failed{why}", failed == 0)
 
     def bars(self, counts: Mapping[str, int]) -> None:
         """One bar a name, longest full width."""

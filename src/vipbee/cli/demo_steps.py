@@ -13,16 +13,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.table import Table
-
+from vipbee.cli.demo_scale import add_services, compare_connect_latency
 from vipbee.cli.demo_stage import Stage
 from vipbee.cli.lab_picture import draw_lab
 from vipbee.lab import cgroups
-from vipbee.lab.probes import Stream, StreamReport, compare_latency, quantile
+from vipbee.lab.probes import Stream
 from vipbee.lab.programs import find_program
 
 WEB, WEB6, NODE_PORT = "10.96.0.10", "fd00:10:96::10", 30080
-DNS, ECHO, ECHO_PORT = "10.96.0.53", "10.96.0.20", 7000
+DNS, ECHO_PORT = "10.96.0.53", 7000
 WEB_PODS = ("web-0", "web-1", "web-2")
 
 REQUESTS = 300
@@ -34,9 +33,6 @@ OUTSIDE_REQUESTS = 60
 
 HELD_CONNECTIONS = 50
 CHANGE_TIMEOUT_S = 5.0
-LATENCY_ROUNDS = 3000
-LATENCY_LIMIT = 1.25
-"""Not the target (1.05, see bench/) but what is surely no longer noise of this machine."""
 
 WHO_IS_THERE = """\
 import json, os, socket, subprocess, sys
@@ -150,7 +146,7 @@ def remove_backend(stage: Stage) -> None:
         f"its programs were then killed: {after.answers[gone]} requests went there",
         after.answers[gone] == 0,
     )
-    _claim_none_failed(stage, total)
+    stage.claim_none_failed(total)
 
 
 def kill_agent(stage: Stage) -> None:
@@ -179,11 +175,11 @@ def kill_agent(stage: Stage) -> None:
         f"{HELD_CONNECTIONS} long connections held: {total.held_exchanges} exchanges on them",
         total.held_exchanges > HELD_CONNECTIONS,
     )
-    _claim_none_failed(stage, total)
+    stage.claim_none_failed(total)
 
 
 def count_rules(stage: Stage) -> None:
-    stage.heading("What netfilter has to do: nothing")
+    stage.heading(f"What netfilter has to do for {len(stage.lab.services):,} Services: nothing")
     listings = {
         "iptables-save": "iptables",
         "ip6tables-save": "iptables",
@@ -201,29 +197,6 @@ def count_rules(stage: Stage) -> None:
         stage.claim(f"{command} on both nodes: {rules} rules", rules == 0)
 
 
-def compare_connect_latency(stage: Stage) -> None:
-    stage.heading("What it costs: connect + 1 byte, direct and through the VIP, interleaved")
-    backend, client = stage.lab.pod("echo-0"), stage.lab.pod("client-2")
-    cpus = sorted(os.sched_getaffinity(0))
-    for pid in cgroups.processes(backend.cgroup):
-        os.sched_setaffinity(pid, {cpus[-1]})
-    direct, vip = compare_latency(
-        client,
-        [(backend.ipv4, ECHO_PORT), (ECHO, ECHO_PORT)],
-        rounds=LATENCY_ROUNDS,
-        cpu=cpus[0],
-    )
-    table = Table("", "MEDIAN", "P99", box=None, pad_edge=False)
-    for name, values in ((f"direct to {backend.ipv4}", direct), (f"through VIP {ECHO}", vip)):
-        table.add_row(name, *(f"{quantile(values, at) / 1000:.1f} µs" for at in (0.5, 0.99)))
-    stage.show(table)
-    ratio = quantile(vip, 0.5) / quantile(direct, 0.5)
-    stage.claim(
-        f"median through the VIP is {ratio:.2f} x direct ({LATENCY_ROUNDS} connections each)",
-        ratio < LATENCY_LIMIT,
-    )
-
-
 STEPS: tuple[Callable[[Stage], None], ...] = (
     show_cluster,
     curl_cluster_ip,
@@ -233,6 +206,7 @@ STEPS: tuple[Callable[[Stage], None], ...] = (
     show_peer_name,
     remove_backend,
     kill_agent,
+    add_services,
     count_rules,
     compare_connect_latency,
 )
@@ -255,9 +229,3 @@ def _pins(bpf_root: Path) -> dict[str, int]:
     """
     pinned = [*bpf_root.glob("*/maps/*"), *bpf_root.glob("*/links/*")]
     return {str(path): path.stat().st_ino for path in pinned if path.name != "rodata"}
-
-
-def _claim_none_failed(stage: Stage, total: StreamReport) -> None:
-    failed = len(total.failures)
-    why = f" (first: {total.failures[0]})" if failed else ""
-    stage.claim(f"{total.requests} requests, {failed} failed{why}", failed == 0)
