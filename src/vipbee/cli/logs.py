@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 import structlog
 from structlog.typing import Processor
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+_STDERR = 2
 
 
 def configure_logs(log_format: str, level: str) -> None:
@@ -25,10 +32,10 @@ def configure_logs(log_format: str, level: str) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream := _lossy_stderr()),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -47,3 +54,19 @@ def _rendering(log_format: str) -> list[Processor]:
             structlog.processors.JSONRenderer(),
         ]
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+
+
+def _lossy_stderr() -> TextIO:
+    """What cannot be written, to a full disk or to nobody, is lost: it ends no agent (F66)."""
+    raw = _Lossy(_STDERR, "w", closefd=False)
+    return io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
+
+
+class _Lossy(io.FileIO):
+    """Unbuffered: a line is one write(2), and nothing waits for the end of the process."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes

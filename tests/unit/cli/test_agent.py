@@ -6,6 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,25 +104,49 @@ def test_options_that_are_not_given_do_not_override_the_file(
     assert not started[0].socket_lb
 
 
-def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_logs_are_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs("json", "info")
 
     structlog.get_logger().info("programmed", entries=3)
     structlog.get_logger().debug("not shown")
     logging.getLogger("aiohttp.server").error("from %s", "elsewhere")
 
-    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    first, second = map(json.loads, capfd.readouterr().err.splitlines())
     assert (first["message"], first["level"], first["entries"]) == ("programmed", "info", 3)
     assert first["timestamp"].endswith("Z")
     assert (second["message"], second["level"]) == ("from elsewhere", "error")
 
 
-def test_text_logs_have_key_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_logs_have_key_and_value(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs("text", "warning")
 
     structlog.get_logger().info("not shown")
     structlog.get_logger().warning("problem", object="Service a/b")
 
-    printed = capsys.readouterr().err
+    printed = capfd.readouterr().err
     assert "[warning  ] problem object='Service a/b'" in printed
     assert "not shown" not in printed
+
+
+def test_lines_that_cannot_be_written_are_lost_and_nothing_else() -> None:
+    """F66: a full disk; F69: whoever read the log is gone."""
+    code = """
+import logging, structlog
+from vipbee.cli.logs import configure_logs
+configure_logs("text", "info")
+structlog.get_logger().info("lost", text="x" * 100_000)
+logging.getLogger("asyncio").error("lost too")
+print("works on")
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(writer, "w") as broken:
+        for stderr in (full, broken):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stdout) == (0, "works on\n")
