@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vipbee.datapath import capabilities
@@ -33,4 +35,14 @@ def test_lacking_capability_is_an_unusable_environment(monkeypatch: pytest.Monke
     monkeypatch.setattr(capabilities, "_effective", lambda: SYS_ADMIN)
 
     with pytest.raises(EnvironmentUnusable, match=r"^CAP_NET_ADMIN not effective: run as root"):
+        capabilities.require()
+
+
+def test_missing_proc_is_an_unusable_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """F67: nothing of the kernel's can be read without it."""
+    monkeypatch.setattr(capabilities, "_STATUS", tmp_path / "proc" / "self" / "status")
+
+    with pytest.raises(EnvironmentUnusable, match=r"^there is no /proc: mount it"):
         capabilities.require()

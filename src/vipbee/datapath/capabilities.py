@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vipbee.errors import EnvironmentUnusable
 
+_STATUS = Path("/proc/self/status")
 REMEDY = "run as root, or grant these capabilities"
 
 # bits of linux/capability.h
@@ -42,7 +43,14 @@ def require() -> None:
 
 
 def _effective() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """Whoever is started looks here first, so a missing /proc is noticed here (F67)."""
+    try:
+        status = _STATUS.read_text()
+    except FileNotFoundError:
+        raise EnvironmentUnusable(
+            "there is no /proc", remedy="mount it: mount -t proc proc /proc"
+        ) from None
+    for line in status.splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0

@@ -9,6 +9,19 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from vipbee.errors import EnvironmentUnusable, VipbeeError
+
+
+def fork() -> int:
+    """As os.fork(); raise EnvironmentUnusable if there is no process to be had."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise EnvironmentUnusable(
+            f"no process can be started ({error.strerror})",
+            remedy="raise the limit of processes (pids.max, TasksMax), or free memory",
+        ) from None
+
 
 def in_child(action: Callable[[], bytes], close: Callable[[], None]) -> bytes:
     """What `action` returned; raise RuntimeError if it raised. `close` is called in the child."""
@@ -22,7 +35,7 @@ def in_child(action: Callable[[], bytes], close: Callable[[], None]) -> bytes:
 def start_child(action: Callable[[], bytes], close: Callable[[], None]) -> int:
     """The same, but do not wait: an fd to read it from; nothing comes if it raised."""
     answers, answer = os.pipe()
-    if os.fork() == 0:
+    if fork() == 0:
         os.close(answers)
         run_child(lambda: _write(answer, action()), close)
     os.close(answer)
@@ -43,11 +56,18 @@ def run_child(action: Callable[[], None], close: Callable[[], None]) -> None:
         close()
         action()
         status = 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        _complain(error)
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _complain(error: BaseException) -> None:
+    if isinstance(error, VipbeeError):
+        print(f"vipbee: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
 
 
 def _write(fd: int, data: bytes) -> None:

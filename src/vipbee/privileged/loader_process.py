@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from vipbee.config import AgentConfig
 from vipbee.privileged import failures
-from vipbee.privileged.child import run_child
+from vipbee.privileged.child import fork, run_child
 from vipbee.privileged.requests import Answer, Failed, Started, decode_answer, encode
 
 _GO = b"g"
@@ -26,7 +26,7 @@ class LoaderProcess:
         """`close` closes in the child what is not its business."""
         told, self._tell = os.pipe()
         self._answers, answer = os.pipe()
-        self._pid = os.fork()
+        self._pid = fork()
         if self._pid == 0:
             os.close(self._tell)
             os.close(self._answers)

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vipbee.config import AgentConfig
-from vipbee.datapath import capabilities, pins
+from vipbee.datapath import capabilities, open_files, pins
 from vipbee.errors import EnvironmentUnusable, VipbeeError
 from vipbee.privileged.channel import Channel
-from vipbee.privileged.child import run_child
+from vipbee.privileged.child import fork, run_child
 from vipbee.privileged.client import Helper, SharedFiles
 from vipbee.privileged.drop import CAP_BPF, drop_rights, maps_need_capability
 from vipbee.privileged.operations import Operations, Privileges
@@ -63,6 +63,7 @@ def split(config: AgentConfig) -> Iterator[Hands]:
     # vipbee does no linear algebra, and rights can be given up with one thread only
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     capabilities.require()
+    open_files.allow_many()
     user = None if config.privileged else find_user(config.user)
     with _root(config.bpf_root), pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S):
         if user is not None and (reason := _cannot_split(config, user)):
@@ -108,7 +109,7 @@ def _cannot_split(config: AgentConfig, user: User) -> str:
 @contextlib.contextmanager
 def _helper(config: AgentConfig) -> Iterator[Helper]:
     ours, theirs = Channel.pair()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
 
         def serve() -> None:
