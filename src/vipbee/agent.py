@@ -226,7 +226,7 @@ class Agent:
             replaced = self._privileges.load().replaced
             self._tables.open()
             self._tables.renew_address_filter()
-        except (KernelError, EnvironmentUnusable) as error:
+        except (KernelError, EnvironmentUnusable, OSError) as error:
             log.error("hooks or pins were removed and cannot be restored", reason=str(error))
             return False
         log.warning("restored hooks or pins that somebody removed", programs=len(replaced))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.hooked import Hooked
+from tests.support.one_service import program
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.lab import BY_FAMILY, Addresses
 from tests.support.packet_model.wire import TCP, UDP
@@ -43,6 +44,22 @@ def namespace_by_storage(request: pytest.FixtureRequest, as_root: None) -> Itera
     with Hooked.up(features=features) as up:
         up.serve()
         up.program([], node_addresses=NODE_ADDRESSES)
+        yield up
+
+
+@pytest.fixture
+def fresh(as_root: None) -> Iterator[Hooked]:
+    """Loaded once, with one Service in it."""
+    with Hooked.up() as up:
+        up.serve()
+        program(up)
+        yield up
+
+
+@pytest.fixture
+def bare(as_root: None) -> Iterator[Hooked]:
+    """Nothing loaded, nobody in the cgroup."""
+    with Hooked.up(loaded=False) as up:
         yield up
 
 

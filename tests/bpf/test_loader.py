@@ -7,64 +7,18 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.hooked import Hooked
-from tests.support.servers import TCP, asked
-from tests.support.stacks import IPV4, NODE_ADDRESSES, cluster_ip, service_port
+from tests.support.one_service import all_ids, dial, ids, program
 from vipbee.datapath import pins, syscall
 from vipbee.datapath.loader import load
-from vipbee.datapath.pins import KINDS, PinDirectory
+from vipbee.datapath.pins import KINDS
 from vipbee.datapath.programs import SOCKET_PROGRAMS
 from vipbee.errors import EnvironmentUnusable
-
-INFO: dict[str, Callable[[int], syscall.MapInfo | syscall.ProgramInfo | syscall.LinkInfo]] = {
-    "maps": syscall.map_info,
-    "programs": syscall.program_info,
-    "links": syscall.link_info,
-}
-VIP = (IPV4.vip(10), 80)
-
-
-@pytest.fixture
-def fresh(as_root: None) -> Iterator[Hooked]:
-    """Loaded once, with one Service in it."""
-    with Hooked.up() as up:
-        up.serve()
-        program(up)
-        yield up
-
-
-@pytest.fixture
-def bare(as_root: None) -> Iterator[Hooked]:
-    """Nothing loaded, nobody in the cgroup."""
-    with Hooked.up(loaded=False) as up:
-        yield up
-
-
-def program(hooked: Hooked) -> None:
-    hooked.program_only(
-        service_port("web", cluster_ip(*VIP, TCP), IPV4.backends[:2]),
-        node_addresses=NODE_ADDRESSES,
-    )
-
-
-def ids(directory: PinDirectory, kind: str) -> dict[str, int]:
-    """The kernel's id of every pin."""
-    found = {}
-    for name in directory.names(kind):
-        fd = directory.get(kind, name)
-        assert fd is not None
-        found[name] = INFO[kind](fd).id
-        os.close(fd)
-    return found
-
-
-def all_ids(directory: PinDirectory) -> dict[str, dict[str, int]]:
-    return {kind: ids(directory, kind) for kind in KINDS}
 
 
 def link_of(hooked: Hooked, name: str) -> syscall.LinkInfo:
@@ -73,19 +27,6 @@ def link_of(hooked: Hooked, name: str) -> syscall.LinkInfo:
     info = syscall.link_info(fd)
     os.close(fd)
     return info
-
-
-def dial(hooked: Hooked) -> int:
-    """0, or the errno of a connect to the VIP."""
-
-    def client() -> int:
-        with IPV4.tcp() as sock:
-            number = sock.connect_ex(VIP)
-            if not number:
-                asked(sock)
-            return number
-
-    return hooked.run(client)
 
 
 def refusal_of(hooked: Hooked) -> EnvironmentUnusable:

@@ -23,7 +23,7 @@ from enum import StrEnum
 from vipbee.abi import DeviceFlag
 from vipbee.datapath import clsact, syscall
 from vipbee.datapath.device_roles import Role
-from vipbee.datapath.pins import PinDirectory
+from vipbee.datapath.pins import QDISCS, PinDirectory
 
 _LINK_NAME = re.compile(r"tc-(\d+)-(ingress|egress)")
 
@@ -141,7 +141,7 @@ class PacketHooks:
             if found.is_ours and found.program_id == program_id:
                 return False
         if clsact.ensure_qdisc(ifindex):
-            self._directory.note("qdiscs", f"{self._cookie}-{ifindex}")
+            self._directory.note(QDISCS, f"{self._cookie}-{ifindex}")
         clsact.put_filter(ifindex, direction.parent, program_fd, program)
         return True
 
@@ -183,11 +183,11 @@ def remove_filters(
     for ifindex in set(ifindices) - kept:
         for direction in Direction:
             removed += clsact.remove_filter(ifindex, direction.parent)
-    for note in directory.notes("qdiscs"):
+    for note in directory.notes(QDISCS):
         where, _, number = note.partition("-")
         if where == str(cookie) and number.isdigit() and int(number) not in kept:
             clsact.remove_qdisc(int(number))
-            directory.forget("qdiscs", note)
+            directory.forget(QDISCS, note)
     return removed
 
 

@@ -31,6 +31,7 @@ from vipbee.datapath.mounts import ensure_bpffs
 from vipbee.errors import EnvironmentUnusable
 
 KINDS = ("maps", "programs", "links")
+QDISCS = "qdiscs"
 _UNFINISHED = "new"  # prefix of directories and pins under construction (bpffs forbids dots)
 _KERNELS_OWN = {"maps.debug", "progs.debug"}  # in the root of each mounted bpffs
 _LAYOUT = re.compile(rf"(?:{_UNFINISHED}-)?v[0-9]+", re.ASCII)
@@ -138,11 +139,24 @@ def prepare_root(bpf_root: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(bpf_root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the only right to write below `bpf_root`; dies with the process (F54)."""
+def exclusive(bpf_root: Path, *, wait_s: float = 0.0) -> Iterator[int]:
+    """Hold the only right to write below `bpf_root`; dies with the process (F54).
+
+    Yields the fd that holds it.
+    """
+    fd = lock(bpf_root, wait_s=wait_s)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lock(bpf_root: Path, *, wait_s: float = 0.0) -> int:
+    """An fd of the directory, which holds that right for as long as it is open somewhere."""
     fd = os.open(bpf_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + wait_s
-    try:
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(os.close, fd)
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,14 +168,14 @@ def exclusive(bpf_root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                         remedy="stop it first, or choose another directory with --bpf-root",
                     ) from None
                 time.sleep(0.05)
-        if not _is_at(bpf_root, fd):  # a cleanup held the lock that we waited for
+        if not is_at(bpf_root, fd):  # a cleanup held the lock that we waited for
             raise EnvironmentUnusable(f"{bpf_root} was removed meanwhile", remedy="start again")
-        yield
-    finally:
-        os.close(fd)
+        on_error.pop_all()
+    return fd
 
 
-def _is_at(path: Path, fd: int) -> bool:
+def is_at(path: Path, fd: int) -> bool:
+    """Whether `fd` is of what is there now."""
     try:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:

@@ -52,24 +52,29 @@ NAME = b"vipbee-helper"
 _SET_NAME = 15
 
 
-def run_helper(config: AgentConfig, channel: Channel) -> None:
-    """Serve `channel` until its other end is closed; in a process of its own."""
+def run_helper(config: AgentConfig, channel: Channel, lock: int) -> None:
+    """Serve `channel` until its other end is closed; in a process of its own.
+
+    `lock` is the fd of `pins.exclusive`.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     c.CDLL(None).prctl(_SET_NAME, NAME, 0, 0, 0)
     gc.freeze()  # pages stay shared with the agent's for as long as possible
     ready = LoaderProcess(config, channel.close)
-    Helper(config, channel, ready).serve()
+    Helper(config, channel, ready, lock).serve()
 
 
 class Helper:
     """Answers requests. `ready` is the process that is to load the datapath first."""
 
-    def __init__(self, config: AgentConfig, channel: Channel, ready: LoaderProcess) -> None:
+    def __init__(
+        self, config: AgentConfig, channel: Channel, ready: LoaderProcess, lock: int
+    ) -> None:
         self._channel = channel
         self._ready: LoaderProcess | None = ready
         self._config = config
-        self._operations = Operations(config, self._load)
+        self._operations = Operations(config, self._load, lock)
         self._files = AllowedFiles(config, self._named_files)
         self._named: Collection[str] | None = None
 

@@ -24,6 +24,7 @@ from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.release import release_stale_sockets
 from vipbee.datapath.reserved_ports import reserve
 from vipbee.datapath.sweeps import Sweeps as PinnedSweeps
+from vipbee.datapath.unmounted import keep_pinned
 from vipbee.privileged.requests import Started
 from vipbee.takeover.outcome import Step
 
@@ -106,11 +107,12 @@ class Privileges(Protocol):
 
 
 class Operations:
-    """`load` brings the pins to what `config` says; the caller holds `pins.exclusive`."""
+    """`load` brings the pins to what `config` says; `lock` is the fd of `pins.exclusive`."""
 
-    def __init__(self, config: AgentConfig, load: Callable[[], Started]) -> None:
+    def __init__(self, config: AgentConfig, load: Callable[[], Started], lock: int) -> None:
         self._config = config
         self._load = load
+        self._lock = lock
         self._directory = PinDirectory(config.bpf_root / LAYOUT_VERSION)
         self.sweeps = PinnedSweeps(self._directory)
         self._hooks: PacketHooks | None = None
@@ -121,6 +123,7 @@ class Operations:
         return self._directory
 
     def load(self) -> Started:
+        self._lock = keep_pinned(self._config.bpf_root, self._lock)
         started = self._load()
         self._hooks = PacketHooks(self._directory, netns_cookie()) if started.packet_lb else None
         self._map_ids.clear()

@@ -65,17 +65,17 @@ def split(config: AgentConfig) -> Iterator[Hands]:
     capabilities.require()
     open_files.allow_many()
     user = None if config.privileged else find_user(config.user)
-    with _root(config.bpf_root), pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S):
+    with _root(config.bpf_root), pins.exclusive(config.bpf_root, wait_s=LOCK_WAIT_S) as lock:
         if user is not None and (reason := _cannot_split(config, user)):
             user = None
         else:
             reason = ""
         if user is None:
-            hands = Hands(Operations(config, lambda: _load(config)), OWN_RIGHTS, None)
+            hands = Hands(Operations(config, lambda: _load(config), lock), OWN_RIGHTS, None)
             hands.why_privileged = reason
             yield hands
             return
-        with _helper(config) as helper:
+        with _helper(config, lock) as helper:
             yield Hands(helper, SharedFiles(helper), user)
 
 
@@ -107,7 +107,7 @@ def _cannot_split(config: AgentConfig, user: User) -> str:
 
 
 @contextlib.contextmanager
-def _helper(config: AgentConfig) -> Iterator[Helper]:
+def _helper(config: AgentConfig, lock: int) -> Iterator[Helper]:
     ours, theirs = Channel.pair()
     pid = fork()
     if pid == 0:
@@ -115,7 +115,7 @@ def _helper(config: AgentConfig) -> Iterator[Helper]:
         def serve() -> None:
             from vipbee.privileged.helper import run_helper
 
-            run_helper(config, theirs)
+            run_helper(config, theirs, lock)
 
         run_child(serve, ours.close)
     theirs.close()

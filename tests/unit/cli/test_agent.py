@@ -45,7 +45,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentConfig]:
 
     @contextlib.contextmanager
     def keep_rights(config: AgentConfig) -> Iterator[Hands]:
-        yield Hands(Operations(config, lambda: pytest.fail("nothing is loaded")), OWN_RIGHTS, None)
+        nothing = Operations(config, lambda: pytest.fail("nothing is loaded"), lock=-1)
+        yield Hands(nothing, OWN_RIGHTS, None)
 
     monkeypatch.setattr(vipbee.agent, "run", note)
     monkeypatch.setattr(vipbee.privileged.split, "split", keep_rights)
