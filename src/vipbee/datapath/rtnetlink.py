@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route netlink on the wire: requests, dumps, attributes and change notices. No meaning.
 
+Other families have the same dumps and attributes: `dump` is told which.
+
 By hand rather than through pyroute2, which takes a millisecond for a device, and a tenth of
 a second to import: a node with a thousand pods reads a thousand devices whenever one of them
 comes or goes.
@@ -19,6 +21,8 @@ NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWQDISC, DELQDISC, GETQDISC = 36, 37, 38
 NEWFILTER, DELFILTER, GETFILTER = 44, 45, 46
+
+ROUTE, NETFILTER = socket.NETLINK_ROUTE, 12
 
 CREATE, EXCL, REPLACE = 0x400, 0x200, 0x100
 _REQUEST, _ACK, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x4, 0x300, 0x10
@@ -54,13 +58,13 @@ def ask(kind: int, body: bytes) -> Message:
     return answer
 
 
-def dump(kind: int, body: bytes) -> list[Message]:
+def dump(kind: int, body: bytes, netlink_family: int = ROUTE) -> list[Message]:
     """Everything of one kind, at one moment: repeated while something changes meanwhile.
 
     The kernel filters by `body` as far as it can (strict checking, 4.20).
     """
     for attempt in range(_DUMP_ATTEMPTS):
-        with _open() as netlink:
+        with _open(netlink_family) as netlink:
             netlink.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
             _send(netlink, kind, _REQUEST | _DUMP, body)
             found, is_consistent = _receive_dump(netlink)
@@ -112,10 +116,8 @@ def read_notices(netlink: socket.socket) -> Iterator[Message]:
 # ---- parts -----------------------------------------------------------------------------
 
 
-def _open() -> socket.socket:
-    return socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    )
+def _open(netlink_family: int = ROUTE) -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink_family)
 
 
 def _send(netlink: socket.socket, kind: int, flags: int, body: bytes) -> None:

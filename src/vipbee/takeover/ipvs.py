@@ -5,19 +5,22 @@
 address on kube-ipvs0, and those of a port in its sets of NodePorts; a keepalived beside it keeps
 its own. Sets that a rule still uses cannot be destroyed, so they go after the iptables rules.
 
-pyroute2 is imported where something is to be asked: almost nowhere, and that costs 0.1 s.
+pyroute2 is imported where something of kube-proxy's was found: almost nowhere, and that costs
+0.1 s. Whether there are sets is asked without it: many networks have some of their own.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipbee.address import format_address, parse_address
+from vipbee.datapath import rtnetlink
 from vipbee.errors import KernelError
 
 DEVICE = "kube-ipvs0"
@@ -36,6 +39,16 @@ _OTHER_SETS = (
     *("LOAD-BALANCER-SOURCE-CIDR", "HEALTH-CHECK-NODE-PORT", "IPVS-IPS"),
 )
 _MAX_SET_NAME = 31
+
+# linux/netfilter/ipset/ip_set.h: IPSET_CMD_LIST of nfnetlink's subsystem for sets
+_LIST_SETS = 6 << 8 | 7
+_PROTOCOL, _SET_NAME, _FLAGS = 1, 2, 6
+_NFGENMSG_BYTES = 4
+_ALL_BY_NAME = (
+    struct.pack("=BBH", socket.AF_INET, 0, 0)
+    + rtnetlink.attribute(_PROTOCOL, b"\6")
+    + rtnetlink.attribute(_FLAGS, struct.pack("!I", 1 << 1))  # IPSET_FLAG_LIST_SETNAME
+)
 _SETS = frozenset(
     name[:_MAX_SET_NAME]
     for name in (*_NODE_PORT_SETS, *(f"KUBE-{f}{n}" for f in ("", "6-") for n in _OTHER_SETS))
@@ -153,15 +166,12 @@ def _device() -> tuple[int, set[str]]:
 def _sets() -> list[str]:
     if _MODULES.is_dir() and not (_MODULES / "ip_set").exists():
         return []
-    from pyroute2 import IPSet
-    from pyroute2.netlink.exceptions import NetlinkError
-
     try:
-        with IPSet() as sets:
-            names = [message.get_attr("IPSET_ATTR_SETNAME") for message in sets.list()]
-    except (NetlinkError, OSError):
+        found = rtnetlink.dump(_LIST_SETS, _ALL_BY_NAME, rtnetlink.NETFILTER)
+    except OSError:
         return []  # a kernel without sets has none
-    return sorted(name for name in names if name in _SETS)
+    named = [rtnetlink.attributes(message.body, _NFGENMSG_BYTES) for message in found]
+    return sorted({rtnetlink.text(a[_SET_NAME]) for a in named if _SET_NAME in a} & _SETS)
 
 
 def _node_ports(sets: Collection[str]) -> set[tuple[int, int]]:
