@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vipbee import __version__
-from vipbee.cli import main as main_module
+from vipbee.cli import commands
 from vipbee.cli.main import run
 from vipbee.errors import EnvironmentUnusable, KernelError, UsageError, VipbeeError
 
@@ -37,7 +37,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--nonsense"], "vipbee: No such option: --nonsense"),
         (["service", "list", "a/b/c"], "vipbee: 'a/b/c' is not NAMESPACE/NAME"),
         (["service", "list", "a/b", "-n", "c"], "vipbee: a/b is not in namespace c: give one"),
-        (["agent", "--cgroup-root"], "vipbee: Option '--cgroup-root' requires an argument."),
+        (["agent", "--cgroup-root"], "vipbee: argument --cgroup-root: expected one argument"),
+        (["agent", "--nonsense"], "vipbee: unrecognized arguments: --nonsense"),
         (["agent"], "vipbee: say where Services come from"),
     ],
 )
@@ -108,7 +109,7 @@ def test_every_error_has_its_exit_code(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(main_module, "app", failing(error))
+    monkeypatch.setattr(commands, "app", failing(error))
 
     assert run([]) == code
     assert capsys.readouterr().err == sentence
@@ -118,7 +119,7 @@ def test_errors_of_the_agents_tasks_come_out_of_their_group(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = ExceptionGroup("inner", [EnvironmentUnusable("gone", remedy="restart")])
-    monkeypatch.setattr(main_module, "app", failing(ExceptionGroup("tasks", [inner])))
+    monkeypatch.setattr(commands, "app", failing(ExceptionGroup("tasks", [inner])))
 
     assert run([]) == 3
     assert capsys.readouterr().err == "vipbee: gone: restart\n"
@@ -126,7 +127,7 @@ def test_errors_of_the_agents_tasks_come_out_of_their_group(
 
 def test_programming_error_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = ExceptionGroup("tasks", [VipbeeError("x"), ZeroDivisionError()])
-    monkeypatch.setattr(main_module, "app", failing(mixed))
+    monkeypatch.setattr(commands, "app", failing(mixed))
 
     with pytest.raises(ExceptionGroup):
         run([])
@@ -151,7 +152,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
 
     listed = capsys.readouterr().out
-    for command in main_module._COMMANDS:
+    for command in commands._COMMANDS:
         assert f" {command} " in listed
 
 
