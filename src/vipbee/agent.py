@@ -16,8 +16,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-import structlog
-
 from vipbee.collection import collect_rarely
 from vipbee.config import AgentConfig
 from vipbee.core.change_log import ChangeLog
@@ -27,6 +25,7 @@ from vipbee.datapath import hooks, netns
 from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
 from vipbee.errors import EnvironmentUnusable, KernelError
+from vipbee.logs import get_log
 from vipbee.model import Problem, ServiceName
 from vipbee.node_ports import NodePortReservation
 from vipbee.noticeboard import Noticeboard
@@ -55,7 +54,7 @@ from vipbee.sweep import Sweep
 from vipbee.sweep_tables import TableSweep
 from vipbee.takeover.watch import Takeover
 
-log = structlog.get_logger()
+log = get_log()
 
 RECLAIM_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 2.0

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
 from vipbee.core.port_ranges import PortRange
 from vipbee.datapath.reserved_ports import SYSCTL, missing_ports
+from vipbee.logs import get_log
 from vipbee.model import Problem
 
-log = structlog.get_logger()
+log = get_log()
 
 
 class NodePortReservation:

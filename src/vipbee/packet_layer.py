@@ -15,7 +15,6 @@ from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import structlog
 
 from vipbee.abi import DeviceFlag, Layouts, MapName
 from vipbee.core.plan import Op
@@ -28,9 +27,10 @@ from vipbee.datapath.device_table import render_devices
 from vipbee.datapath.devices import read_devices
 from vipbee.datapath.kernel import KernelTables
 from vipbee.errors import CapacityError, KernelError
+from vipbee.logs import get_log
 from vipbee.model import Problem
 
-log = structlog.get_logger()
+log = get_log()
 
 CHECK_INTERVAL_S = 30.0
 """Between two looks without a notice: a link that somebody detached by force gives none."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from vipbee.collection import settle
 from vipbee.core.change_log import ChangeLog
 from vipbee.errors import CapacityError, KernelError
+from vipbee.logs import get_log
 from vipbee.model import Problem
 from vipbee.noticeboard import Noticeboard
 from vipbee.observe.health import Health
@@ -24,7 +23,7 @@ from vipbee.observe.metrics import AgentMetrics
 from vipbee.reconcile import Applied, Reconciler
 from vipbee.sources import events
 
-log = structlog.get_logger()
+log = get_log()
 
 MAX_WAITING = 10_000
 """Events whose delay is measured when they come into force after writes had failed."""

@@ -11,14 +11,13 @@ import socket
 from collections.abc import Collection
 from functools import partial
 
-import structlog
-
 from vipbee.config import AgentConfig
 from vipbee.core.inherited import Inherited
 from vipbee.core.request_counts import RequestCounts
 from vipbee.errors import SourceError, UsageError
 from vipbee.kube_events.notes import FindUid
 from vipbee.kube_events.recorder import EventRecorder
+from vipbee.logs import get_log
 from vipbee.model import Problem, ServiceName
 from vipbee.privileged.credentials import read_access
 from vipbee.privileged.loading import memory_bytes
@@ -28,7 +27,7 @@ from vipbee.sources.files import Files
 from vipbee.sources.kubernetes import KubernetesSource, MassDeleteGuard
 from vipbee.sources.statefile import StateFileSource
 
-log = structlog.get_logger()
+log = get_log()
 
 
 def node_name(config: AgentConfig) -> str:

@@ -16,16 +16,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import structlog
 
 from vipbee.abi import SweepOutcome
 from vipbee.datapath.kernel import KernelTables
 from vipbee.datapath.programs import SWEEP_PROGRAMS
 from vipbee.datapath.sweep_iterators import read_sweep
 from vipbee.errors import KernelError
+from vipbee.logs import get_log
 from vipbee.sweep_tables import Swept, TableSweep
 
-log = structlog.get_logger()
+log = get_log()
 
 INTERVAL_S = 30.0
 PRESSED_INTERVAL_S = 5.0

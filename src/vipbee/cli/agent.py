@@ -32,10 +32,8 @@ def run_agent(settings: AgentConfig, warnings: Sequence[str], hands: Hands) -> N
     """Import what the agent is made of, give up rights, run."""
     import asyncio
 
-    import structlog
-
     from vipbee.agent import run
-    from vipbee.cli.logs import configure_logs
+    from vipbee.logs import configure_logs, get_log
     from vipbee.preload import preload
     from vipbee.takeover.watch import refuse_beside_kube_proxy
 
@@ -44,7 +42,7 @@ def run_agent(settings: AgentConfig, warnings: Sequence[str], hands: Hands) -> N
         refuse_beside_kube_proxy()
     preload()
     hands.give_up_rights()
-    log = structlog.get_logger()
+    log = get_log()
     for warning in warnings:
         log.warning("configuration", reason=warning)
     if hands.why_privileged:

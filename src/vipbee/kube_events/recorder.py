@@ -17,18 +17,18 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
-import structlog
 
 from vipbee.core.request_counts import RequestCounts
 from vipbee.kube_events.ledger import Ledger
 from vipbee.kube_events.notes import FindUid, Note, event, notes, path, series
+from vipbee.logs import get_log
 from vipbee.model import Problem
 from vipbee.sources.kubernetes.access import Access
 from vipbee.sources.kubernetes.api_errors import FORBIDDEN, NOT_FOUND, Refused, RequestError
 from vipbee.sources.kubernetes.client import ApiClient
 from vipbee.sources.kubernetes.timing import Backoff, Timing
 
-log = structlog.get_logger()
+log = get_log()
 
 CONFLICT = 409
 TOO_MANY_REQUESTS = 429

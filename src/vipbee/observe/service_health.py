@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from vipbee.address import family_of, format_address
 from vipbee.core.health_checks import HealthCheck
+from vipbee.logs import get_log
 from vipbee.model import Problem, ProblemReason, ServiceName
 from vipbee.observe.health import Health
 from vipbee.observe.listening import BoundedServer
 
-log = structlog.get_logger()
+log = get_log()
 
 RETRY_S = 5.0
 WILDCARDS: Mapping[int, tuple[str, ...]] = {4: ("0.0.0.0",), 6: ("::",)}

@@ -9,5 +9,5 @@
     server sends           answered by operations.py; map fds come back with it
 
 `split.py` puts it together. What this protects against, and what not, is in docs/security.md.
-Modules the helper imports must not import NumPy, aiohttp or structlog: a test looks.
+Modules the helper imports must not import NumPy, aiohttp or typer: a test looks.
 """

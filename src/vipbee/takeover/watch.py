@@ -12,16 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from vipbee.errors import EnvironmentUnusable
+from vipbee.logs import get_log
 from vipbee.model import Problem
 from vipbee.takeover.outcome import Step
 from vipbee.takeover.rules import find_rules
 from vipbee.takeover.running import find_running
 from vipbee.takeover.step import take_step
 
-log = structlog.get_logger()
+log = get_log()
 
 _SOON_S = 2.0  # while there is something to do
 _RARELY_S = 300.0  # kube-proxy may be installed again, by an upgrade of the cluster for one

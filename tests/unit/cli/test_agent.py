@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `vipbee agent` as interface.md §2 fixes them, and its logs."""
+"""Options of `vipbee agent` as interface.md §2 fixes them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 import vipbee.agent
 import vipbee.privileged.split
-from vipbee.cli.logs import configure_logs
 from vipbee.cli.main import run
 from vipbee.config import AgentConfig
 from vipbee.privileged.operations import Operations
@@ -32,7 +26,7 @@ def restored_logging() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
+    logging.getLogger("vipbee").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -103,51 +97,3 @@ def test_options_that_are_not_given_do_not_override_the_file(
     assert run(["agent", f"--config={file}"]) == 0
     assert started[0].state_file == Path("/from/file")
     assert not started[0].socket_lb
-
-
-def test_json_logs_are_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logs("json", "info")
-
-    structlog.get_logger().info("programmed", entries=3)
-    structlog.get_logger().debug("not shown")
-    logging.getLogger("aiohttp.server").error("from %s", "elsewhere")
-
-    first, second = map(json.loads, capfd.readouterr().err.splitlines())
-    assert (first["message"], first["level"], first["entries"]) == ("programmed", "info", 3)
-    assert first["timestamp"].endswith("Z")
-    assert (second["message"], second["level"]) == ("from elsewhere", "error")
-
-
-def test_text_logs_have_key_and_value(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logs("text", "warning")
-
-    structlog.get_logger().info("not shown")
-    structlog.get_logger().warning("problem", object="Service a/b")
-
-    printed = capfd.readouterr().err
-    assert "[warning  ] problem object='Service a/b'" in printed
-    assert "not shown" not in printed
-
-
-def test_lines_that_cannot_be_written_are_lost_and_nothing_else() -> None:
-    """F66: a full disk; F69: whoever read the log is gone."""
-    code = """
-import logging, structlog
-from vipbee.cli.logs import configure_logs
-configure_logs("text", "info")
-structlog.get_logger().info("lost", text="x" * 100_000)
-logging.getLogger("asyncio").error("lost too")
-print("works on")
-"""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open("/dev/full", "w") as full, open(writer, "w") as broken:
-        for stderr in (full, broken):
-            done = subprocess.run(
-                [sys.executable, "-c", code],
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                check=False,
-            )
-            assert (done.returncode, done.stdout) == (0, "works on\n")

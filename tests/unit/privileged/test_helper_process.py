@@ -13,10 +13,7 @@ from vipbee.datapath.release import STALE_SOCKET, StaleSocket
 from vipbee.datapath.reserved_ports import NOTE
 from vipbee.privileged.operations import READABLE_MAPS, RODATA, WRITABLE_MAPS
 
-LARGE = (
-    *("aiohttp", "asyncio", "numpy", "pydantic", "pyroute2", "rich", "ssl", "structlog"),
-    "typer",
-)
+LARGE = (*("aiohttp", "asyncio", "numpy", "pydantic", "pyroute2", "rich", "ssl", "typer"),)
 
 
 def test_the_helper_imports_nothing_large() -> None:
