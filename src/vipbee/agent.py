@@ -16,7 +16,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from vipbee.collection import collect_rarely
 from vipbee.config import AgentConfig
 from vipbee.core.change_log import ChangeLog
 from vipbee.core.inherited import Inherited, inherited
@@ -236,7 +235,6 @@ async def run(config: AgentConfig, hands: Hands) -> None:
     """Load, attach, program and keep it so until SIGTERM or SIGINT. The caller holds the lock."""
     check_source(config, hands.files)  # what is wrong is said before anything is attached
     size_problems(config)
-    collect_rarely()
     health = Health(needs_node=config.state_file is None)
     # before anything is attached: a port that is taken often means kube-proxy runs
     async with serve_health(config.healthz_bind, health):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vipbee.cli import agent_options
+from vipbee.collection import collect_rarely
 
 if TYPE_CHECKING:
     from vipbee.config import AgentConfig
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def agent(arguments: Sequence[str]) -> int:
     """Run the daemon; return the exit code."""
+    collect_rarely()  # all that is imported from here on stays
     try:
         file, flags = agent_options.parse(arguments)
     except SystemExit:  # --help was asked for
