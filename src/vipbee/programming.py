@@ -74,7 +74,8 @@ class Programming:
             self.step("programmed", self._reconciler.program)
             return
         self.step("first programming", self._reconciler.begin)
-        self.step("audit", self._reconciler.audit)
+        if self._reconciler.needs_audit:
+            self.step("audit", self._reconciler.audit)
         settle()
         log.info("ready", services=self._reconciler.counts()[0])
 
@@ -103,8 +104,9 @@ class Programming:
         if what == "audit":
             self._board.count_audit(repairs=applied.entries)
             self._metrics.repairs += applied.entries
-        if applied.entries or applied.services or what == "audit":
-            self._metrics.observe_sync(took_s, full=what == "first programming")
+        is_full = what == "first programming"
+        if applied.entries or applied.services or is_full or what == "audit":
+            self._metrics.observe_sync(took_s, full=is_full)
             self._board.write_card(is_synced=self._reconciler.is_in_force)
         if applied.entries:
             log.info(

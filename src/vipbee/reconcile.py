@@ -74,6 +74,7 @@ class Reconciler:
         self._select_problems: dict[ServiceName, tuple[Problem, ...]] = {}
         self._loaded: set[str] = set()
         self._unknown: set[str] = set()  # sources that never delivered: nothing is deleted
+        self._has_adopted = False
         self._begun = False
         self._is_complete = False
         self._out_of_step = False
@@ -85,6 +86,7 @@ class Reconciler:
         with collection_paused():
             snapshot = self._tables.snapshot()
             self._desired.adopt(snapshot)
+        self._has_adopted = True
         return snapshot
 
     def replace(
@@ -196,6 +198,11 @@ class Reconciler:
     def out_of_step(self) -> bool:
         """A write failed: `audit` before trusting the tables."""
         return self._out_of_step
+
+    @property
+    def needs_audit(self) -> bool:
+        """The tables may hold what nobody wrote of late: not if they were new, and are written."""
+        return self._has_adopted or self._out_of_step
 
     @property
     def is_in_force(self) -> bool:

@@ -154,6 +154,22 @@ def test_restart_with_the_same_objects_writes_nothing() -> None:
 # ---- sources that fail -----------------------------------------------------------------------
 
 
+def test_only_new_tables_that_were_written_need_no_audit() -> None:
+    """What an earlier process left may be damaged where adoption does not look."""
+    first, failed = Node(), Node()
+    first.replace("a", web())
+    failed.replace("a", web())
+    failed.tables.failing = MapName.SLOTS
+
+    first.begin()
+    with pytest.raises(KernelError):
+        failed.begin()
+
+    assert not first.reconciler.needs_audit
+    assert failed.reconciler.needs_audit
+    assert first.restarted().reconciler.needs_audit
+
+
 def test_source_that_never_delivered_keeps_adopted_services() -> None:
     """R128, R129: what was programmed may be that source's."""
     first = Node()
