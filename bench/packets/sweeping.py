@@ -16,8 +16,8 @@ from vipbee.core.connection_age import reply_tuples
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.datapath import pins
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.programs import SWEEP_PROGRAMS

@@ -21,8 +21,8 @@ from vipbee.core.change_log import ChangeLog
 from vipbee.core.inherited import Inherited, inherited
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import hooks, netns
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.errors import EnvironmentUnusable, KernelError
 from vipbee.logs import get_log
 from vipbee.model import Problem, ServiceName

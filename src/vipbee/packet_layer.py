@@ -20,12 +20,12 @@ from vipbee.abi import DeviceFlag, Layouts, MapName
 from vipbee.core.plan import Op
 from vipbee.core.service_cidrs import Cidr, render_cidrs
 from vipbee.datapath.attach_tc import Attached
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.device_notices import device_changes
 from vipbee.datapath.device_roles import Role, decide_roles
 from vipbee.datapath.device_table import render_devices
 from vipbee.datapath.devices import read_devices
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.errors import CapacityError, KernelError
 from vipbee.logs import get_log
 from vipbee.model import Problem

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 
 _LATE = (
     # the standard library and NumPy import these when they are first needed

@@ -15,8 +15,8 @@ from vipbee.config import load_config
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.datapath import pins
 from vipbee.datapath.attached import read_hooks
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.hooks import read_config
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.loader import Loaded, load
 from vipbee.datapath.objectfile import ObjectFile
 from vipbee.packet_layer import DeviceLists, start_packet_layer

@@ -18,9 +18,9 @@ from vipbee.core.connection_age import reply_tuples
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath import pins
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.features import probe_features
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.loader import load
 from vipbee.datapath.pins import PinDirectory
 from vipbee.datapath.sweep_iterators import STEP_ELEMENTS, read_sweep

@@ -19,8 +19,8 @@ from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Records
 from vipbee.datapath import pins
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.loader import load
 from vipbee.sweep import INTERVAL_S
 from vipbee.sweep_tables import Swept, TableSweep

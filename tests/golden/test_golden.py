@@ -29,7 +29,7 @@ from vipbee.config import load_config
 from vipbee.core.allowed_addresses import ALL_ALLOWED, AllowedAddresses
 from vipbee.core.dump import dump
 from vipbee.core.snapshot import Capacity
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.model import ApiObject
 from vipbee.reconcile import NodeSettings, Reconciler

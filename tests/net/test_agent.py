@@ -21,8 +21,8 @@ from tests.support.manifests import echo_service
 from tests.support.remote import Remote
 from vipbee.abi import LAYOUT_VERSION, MapName
 from vipbee.core.plan import Op
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.pins import PinDirectory
 from vipbee.lab import Agent, Lab, parse_topology
 from vipbee.lab.probes import Stream

@@ -19,7 +19,7 @@ from tests.support.manifests import echo_service
 from vipbee.abi import LAYOUT_VERSION, MapName
 from vipbee.core.service_cidrs import Cidr, render_cidrs
 from vipbee.datapath import syscall
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.pins import PinDirectory
 from vipbee.lab import Lab, parse_topology
 

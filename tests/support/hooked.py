@@ -34,9 +34,9 @@ from tests.support.servers import serve_names
 from vipbee.abi import LAYOUT_VERSION, MapName, Reason
 from vipbee.core.desired import Desired
 from vipbee.datapath import pins
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.features import SIZED_MAPS, Features, probe_features
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.loader import Loaded, LoadRequest, load
 from vipbee.datapath.mounts import find_cgroup_root
 from vipbee.datapath.netns_cookie import netns_cookie

@@ -31,7 +31,8 @@ from tests.support.packet_model.program import STATE_MAPS, Tables
 from tests.support.packet_model.wire import Endpoint
 from vipbee.abi import Reason
 from vipbee.datapath import syscall
-from vipbee.datapath.btf import OBJECT_PATH, load_layouts
+from vipbee.datapath.btf import OBJECT_PATH
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
 from vipbee.datapath.programs import PACKET_PROGRAMS

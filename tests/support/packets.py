@@ -35,8 +35,9 @@ from vipbee.address import parse_address
 from vipbee.core.desired import Desired
 from vipbee.core.snapshot import Capacity
 from vipbee.datapath import syscall
-from vipbee.datapath.btf import OBJECT_PATH, load_layouts
+from vipbee.datapath.btf import OBJECT_PATH
 from vipbee.datapath.features import PACKET_MAPS, SIZED_MAPS
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.libbpf import libbpf
 from vipbee.datapath.objectfile import ObjectFile
 from vipbee.datapath.programs import PACKET_PROGRAMS

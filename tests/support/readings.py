@@ -14,7 +14,7 @@ from vipbee.abi import BackendFlag, FrontendKind, MapName, Reason
 from vipbee.address import UNSPECIFIED_V4, parse_address
 from vipbee.core.desired import Desired
 from vipbee.core.snapshot import Capacity, Records, Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.model import (
     Backend,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vipbee import abi
-from vipbee.datapath.btf import load_layouts, open_btf
+from vipbee.datapath.btf import open_btf
+from vipbee.datapath.layouts import load_layouts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,11 +38,8 @@ COUNTS = {"REASON_MAX"}
 
 @pytest.fixture(scope="module")
 def c_enums() -> dict[str, dict[str, int]]:
-    btf = open_btf()
-    try:
+    with open_btf() as btf:
         return btf.enums()
-    finally:
-        btf.close()
 
 
 @pytest.mark.parametrize("name", ENUMS)
@@ -91,3 +89,16 @@ def test_no_struct_has_padding_without_a_name() -> None:
 def field_sizes(dtype: np.dtype) -> list[int]:
     assert dtype.fields is not None
     return [field.itemsize for field, *_ in dtype.fields.values()]
+
+
+def test_constants_are_where_numpy_finds_them_too() -> None:
+    """The process that loads writes struct config without NumPy."""
+    layout = load_layouts()["config"]
+
+    with open_btf() as btf:
+        members = btf.integers("config")
+
+    assert list(members) == list(layout.names or ())
+    assert members == {
+        name: (at, dtype.itemsize) for name, (dtype, at) in dict(layout.fields or {}).items()
+    }

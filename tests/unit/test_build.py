@@ -111,7 +111,7 @@ def test_installed_wheel_gives_the_command_and_reads_its_own_object(
     run(
         python,
         "-c",
-        "from vipbee.datapath.btf import OBJECT_PATH, load_layouts\n"
+        "from vipbee.datapath.layouts import OBJECT_PATH, load_layouts\n"
         f"assert str(OBJECT_PATH).startswith({str(environment)!r}), OBJECT_PATH\n"
         "assert load_layouts()['frontend_key'].itemsize",
         PYTHONPATH="",

@@ -13,7 +13,7 @@ from vipbee.address import parse_address
 from vipbee.core.dump import dump
 from vipbee.core.plan import Op
 from vipbee.core.snapshot import Capacity, Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.errors import KernelError
 from vipbee.model import ApiObject, Problem

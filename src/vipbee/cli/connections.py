@@ -216,8 +216,8 @@ def _now_ns() -> int:
 def _lifetimes(bpf_root: Path) -> Lifetimes:
     """As the programs were loaded with; the defaults if their constants are not pinned."""
     from vipbee.core.lifetimes import Lifetimes
-    from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.hooks import read_config
+    from vipbee.datapath.layouts import load_layouts
 
     directory = find_pins(bpf_root)
     config = read_config(directory, load_layouts()) if directory is not None else None

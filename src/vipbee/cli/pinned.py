@@ -30,8 +30,8 @@ class NothingPinnedError(VipbeeError):
 @contextmanager
 def open_tables(bpf_root: Path) -> Iterator[KernelTables]:
     """The pinned tables, to read; raise NothingPinned if there are none."""
-    from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.kernel import KernelTables
+    from vipbee.datapath.layouts import load_layouts
 
     directory = find_pins(bpf_root)
     if directory is None:

@@ -57,8 +57,8 @@ def read_status(bpf_root: Path, *, compare_programs: bool = True) -> StatusView:
     """
     from vipbee.abi import LAYOUT_VERSION
     from vipbee.datapath import pins
-    from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.hooks import degradations, read_config
+    from vipbee.datapath.layouts import load_layouts
     from vipbee.observe.status import StatusView, fill, read_agent
     from vipbee.privileged.probe import describe_rights
 

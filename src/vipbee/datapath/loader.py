@@ -22,8 +22,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import pins, syscall
 from vipbee.datapath.features import PACKET_MAPS, Features
@@ -302,9 +300,9 @@ def _has_constants(directory: PinDirectory, wanted: bytes) -> bool:
     with _closing(directory.get("maps", RODATA)) as fd:
         if fd is None or syscall.map_info(fd).value_size != len(wanted):
             return False
-        value = np.zeros(len(wanted), dtype=np.uint8)
-        syscall.map_lookup(fd, np.zeros(1, dtype=np.uint32), value)
-        return value.tobytes() == wanted
+        value = bytearray(len(wanted))
+        syscall.map_lookup(fd, bytearray(4), value)
+        return value == wanted
 
 
 def _open_cgroup(path: Path) -> int:

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import ctypes as c
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from vipbee.abi import Layouts
-from vipbee.datapath.btf import OBJECT_PATH, load_layouts
+from vipbee.datapath.btf import OBJECT_PATH, Btf
 from vipbee.datapath.libbpf import Libbpf, libbpf
 from vipbee.errors import EnvironmentUnusable, KernelError
 
@@ -32,10 +30,9 @@ RODATA = ".rodata"
 class ObjectFile:
     """One opened object. Use `ObjectFile.open`."""
 
-    def __init__(self, lib: Libbpf, pointer: int, layouts: Layouts) -> None:
+    def __init__(self, lib: Libbpf, pointer: int) -> None:
         self._lib = lib
         self._pointer: int | None = pointer
-        self._layouts = layouts
         self._maps = {
             RODATA if name.endswith(RODATA) else name: handle
             for name, handle in self._walk(lib.bpf_object__next_map, lib.bpf_map__name)
@@ -51,7 +48,7 @@ class ObjectFile:
             raise EnvironmentUnusable(
                 f"the datapath object {path.name} cannot be read", remedy="run `make build`"
             )
-        return cls(lib, pointer, load_layouts(path))
+        return cls(lib, pointer)
 
     def _walk(
         self, following: c._NamedFuncPointer, name: c._NamedFuncPointer
@@ -87,24 +84,23 @@ class ObjectFile:
         return tuple(self._programs)
 
     def configure(self, **values: int) -> None:
-        """Set members of `struct config`; before load."""
-        config = self._initial_rodata()
+        """Set members of `struct config`; before load. OverflowError if one does not fit."""
+        # `config` is the only object in .rodata; a test asserts it
+        start, _ = self._rodata()
+        members = Btf(self._lib, self._lib.bpf_object__btf(self._pointer)).integers("config")
         for name, value in values.items():
-            config[name] = value
+            offset, size = members[name]
+            c.memmove(start + offset, int(value).to_bytes(size, sys.byteorder), size)
 
     def rodata_bytes(self) -> bytes:
         """The constants this object will be loaded with, to compare with a pinned map."""
-        size = c.c_size_t()
-        start = self._lib.bpf_map__initial_value(self._maps[RODATA], c.byref(size))
-        return c.string_at(start, size.value)
+        return c.string_at(*self._rodata())
 
-    def _initial_rodata(self) -> np.ndarray:
+    def _rodata(self) -> tuple[int, int]:
+        """Address and size."""
         size = c.c_size_t()
         start = self._lib.bpf_map__initial_value(self._maps[RODATA], c.byref(size))
-        raw = memoryview((c.c_char * size.value).from_address(start)).cast("B")
-        # `config` is the only object in .rodata; a test asserts it
-        config: np.ndarray = np.frombuffer(raw, dtype=self._layouts["config"], count=1)
-        return config
+        return start, size.value
 
     def set_max_entries(self, sizes: Mapping[str, int]) -> None:
         for name, entries in sizes.items():

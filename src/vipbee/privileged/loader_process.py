@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading in a process that ends with it, so that the helper never holds NumPy or libbpf.
+"""Loading in a process that ends with it, so that the helper never holds libbpf.
 
-Forked early it gets ready (imports, probing what the kernel can, having it verify the programs)
-while the agent does its own imports, and pins and attaches when told to.
+Forked early it gets ready (probing what the kernel can, having it verify the programs) while
+the agent does its imports, and pins and attaches when told to.
 """
 
 from __future__ import annotations

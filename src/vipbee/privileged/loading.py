@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the datapath as configured. The one part that needs NumPy and libbpf: so the helper
-runs it in a process that ends with it (loader_process.py).
+"""Loads the datapath as configured. The one part that needs libbpf: so the helper runs it in a
+process that ends with it (loader_process.py).
+
+Must not import NumPy: half of what that process has to do would be its import.
 """
 
 from __future__ import annotations

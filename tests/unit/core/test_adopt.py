@@ -11,7 +11,7 @@ from tests.support.service_ports import CAPACITY, by_service, external, service_
 from vipbee.core.adopt import Adopted, read_tables
 from vipbee.core.desired import Desired
 from vipbee.core.snapshot import Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.model import ServicePort, ServicePortKey
 

@@ -7,7 +7,7 @@ from tests.support.service_ports import BOTH, CAPACITY, backend, by_service, ser
 from vipbee.core.desired import Desired
 from vipbee.core.dump import dump
 from vipbee.core.snapshot import Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 
 LAYOUTS = load_layouts()

@@ -16,7 +16,7 @@ from vipbee.abi import BackendFlag, MapName
 from vipbee.core.desired import Desired
 from vipbee.core.plan import Changes, Op
 from vipbee.core.render import frontend_keys
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.model import FrontendKey
 
 LAYOUTS = load_layouts()

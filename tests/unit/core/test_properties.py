@@ -26,7 +26,7 @@ from vipbee.abi import BackendFlag
 from vipbee.core.desired import Desired
 from vipbee.core.dump import dump
 from vipbee.core.snapshot import Capacity, Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.model import ApiObject, ServiceName, ServicePort
 from vipbee.reconcile import NodeSettings, Reconciler
 

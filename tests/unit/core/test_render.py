@@ -6,7 +6,7 @@ import numpy as np
 from tests.support.service_ports import BOTH, CLUSTER, DRAINING, LOCAL, backend, service_port
 from vipbee.address import V4_PREFIX, parse_address
 from vipbee.core.render import Backends, FrontendRow, SlotRange, frontend_keys, frontends
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.model import FrontendKey
 
 LAYOUTS = load_layouts()

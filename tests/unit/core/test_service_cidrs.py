@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vipbee.address import parse_address
 from vipbee.core.service_cidrs import MAX_SERVICE_CIDRS, Cidr, collect_cidrs, render_cidrs
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.model import ObjectMeta, ServiceCIDR, ServiceCIDRSpec
 
 LAYOUTS = load_layouts()

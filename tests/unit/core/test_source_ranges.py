@@ -17,7 +17,7 @@ from vipbee.core.nodes import NodeView
 from vipbee.core.select import Selection, select
 from vipbee.core.snapshot import Capacity
 from vipbee.core.source_ranges import complement, contains, parse_source_ranges
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.memory import MemoryTables
 from vipbee.model import (
     Ingress,

@@ -8,10 +8,10 @@ import pytest
 from vipbee.abi import DeviceFlag
 from vipbee.address import parse_address
 from vipbee.datapath.attach_tc import Direction, directions, program_name
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.device_roles import decide_roles, matches
 from vipbee.datapath.device_table import render_devices
 from vipbee.datapath.devices import Device
+from vipbee.datapath.layouts import load_layouts
 
 UPLINK, POD, L3, NONE = DeviceFlag.UPLINK, DeviceFlag.POD, DeviceFlag.L3, DeviceFlag(0)
 

@@ -11,7 +11,7 @@ from tests.support.readings import ReadableTables
 from vipbee.abi import ConntrackFlag, MapName
 from vipbee.address import parse_address
 from vipbee.core.snapshot import Records, Snapshot
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.observe.connections import Filter, reverse_halves
 
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from vipbee.abi import MapName
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import TABLES
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.release import STALE_SOCKET, StaleSocket
 from vipbee.datapath.reserved_ports import NOTE
 from vipbee.privileged.operations import READABLE_MAPS, RODATA, WRITABLE_MAPS
@@ -16,10 +18,11 @@ from vipbee.privileged.operations import READABLE_MAPS, RODATA, WRITABLE_MAPS
 LARGE = (*("aiohttp", "asyncio", "numpy", "pydantic", "pyroute2", "rich", "ssl", "typer"),)
 
 
-def test_the_helper_imports_nothing_large() -> None:
+@pytest.mark.parametrize("process", ["helper", "loading"])
+def test_who_has_rights_imports_nothing_large(process: str) -> None:
     """Nor does the agent before it forks the helper."""
-    before = "vipbee.cli.main, vipbee.cli.agent, vipbee.config"
-    code = f"import sys, {before}, vipbee.privileged.helper; print(*sys.modules)"
+    before = "vipbee.cli.main, vipbee.cli.agent, vipbee.config, vipbee.privileged.split"
+    code = f"import sys, {before}, vipbee.privileged.{process}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert not set(LARGE) & set(done.stdout.split())
