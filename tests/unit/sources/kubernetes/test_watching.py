@@ -292,6 +292,7 @@ def test_update_during_a_list_is_not_lost() -> None:
         Answer(429, "TooManyRequests", headers={"Retry-After": "1"}),
         Answer(503, "ServiceUnavailable"),
         Answer(500, "InternalError"),
+        Answer(200, headers={"Content-Encoding": "gzip"}),  # and it is not
         Script((b"no JSON at all",)),
         Script((b'{"metadata": {}, "items": []}',)),
         Script((b'{"metadata": {"resourceVersion": "7"}, "items": [{"met',)),
