@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents of two nodes against one API server: F1, F4, F12, F17, R8, R127-R129."""
+"""Agents of two nodes against one API server: F1, F2, F4, F17, R8, R127-R129."""
 
 from __future__ import annotations
 
@@ -137,6 +137,28 @@ def test_agent_started_without_a_server_serves_what_is_pinned(
     assert served in WEB
     eventually(lambda: clients[0].who(OTHER_VIP) in WEB, within_s=CATCHES_UP_S)
     eventually(lambda: clients[0].who(VIP) == "EHOSTUNREACH", within_s=CATCHES_UP_S)
+
+
+def test_agent_of_a_fresh_node_waits_for_its_server_and_stops_nothing(
+    lab: Lab, clients: list[Remote], server: Server
+) -> None:
+    """F2, R8, R103: alive, not ready, and other traffic goes its way."""
+    agent, client = lab.agent("node-1"), clients[0]
+    agent.kill()
+    agent.vipbee(["cleanup"])
+    server.kill()
+    log_end = len(agent.log.read_text())
+
+    agent.start()
+    wait_log(agent, "source unusable", within_s=CATCHES_UP_S, after=log_end)
+    probes = get(agent, "/healthz").status, get(agent, "/livez").status
+    reached = client.who((lab.pod("web-1").ipv4, 7000))
+    unserved = client.who(VIP)
+    server.start(state(lab, echo_service("web", VIP[0])))
+
+    assert probes == (503, 200)
+    assert (reached, unserved) == ("web-1", "EHOSTUNREACH")
+    eventually(lambda: client.who(VIP) in WEB, within_s=CATCHES_UP_S)
 
 
 def test_empty_list_after_a_restart_deletes_nothing_at_once(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from tests.support.packet_lab import CONFIG, ask, balancer_ip, external_ip, pack
 from vipbee.abi import LAYOUT_VERSION
 from vipbee.datapath import clsact, syscall
 from vipbee.datapath.attach_tc import Direction, PacketHooks, remove_filters, remove_links
+from vipbee.datapath.device_notices import device_changes
 from vipbee.datapath.device_roles import decide_roles
 from vipbee.datapath.devices import read_devices
 from vipbee.datapath.netns_cookie import netns_cookie
@@ -244,6 +246,38 @@ def test_switched_off_nothing_of_it_stays(lab: Lab) -> None:
 
 
 # ---- last: these stop the agent of node-1 --------------------------------------------------
+
+
+def test_a_filter_that_somebody_deletes_is_noticed_and_attached_again(lab: Lab) -> None:
+    """F52: with its qdisc and all, below 6.6."""
+    agent = lab.agent(NODE)
+    agent.stop()
+    directory = PinDirectory(agent.bpf_root / LAYOUT_VERSION)
+    remove_links(directory)
+    add_pod_device(lab, "vdeleted")
+
+    async def notices() -> tuple[list[str], list[str]]:
+        changes = device_changes()
+        await anext(changes)
+        hooks = PacketHooks(directory, netns_cookie(), use_tcx=False)
+        hooks.bring(decide_roles(read_devices()))
+        async with asyncio.timeout(WITHIN_S):
+            await anext(changes)  # of what we attached
+        unchanged = hooks.bring(decide_roles(read_devices())).changed
+        delete = ["tc", "qdisc", "del", "dev", "vdeleted", "clsact"]
+        await asyncio.to_thread(lab.node(NODE).run, delete, check=True)
+        async with asyncio.timeout(WITHIN_S):
+            await anext(changes)
+        return unchanged, hooks.bring(decide_roles(read_devices())).changed
+
+    unchanged, again = lab.node(NODE).inside(lambda: asyncio.run(notices()))
+    lab.node(NODE).inside(lambda: remove_filters(directory, netns_cookie(), read_devices()))
+    ip(lab, "link del vdeleted")
+    agent.start()
+    agent.wait_ready()
+
+    assert unchanged == []
+    assert sorted(again) == ["vdeleted egress", "vdeleted ingress"]
 
 
 def test_cleanup_and_clsact_below_6_6(lab: Lab) -> None:

@@ -92,6 +92,19 @@ def test_a_connection_made_before_a_restart_goes_on_after_it(lab: Lab, client: P
     assert report.held_exchanges > 50
 
 
+def test_a_firewall_that_is_flushed_costs_no_connection(lab: Lab, client: Place) -> None:
+    """F56: an administrator starts netfilter afresh on every node; nothing of ours is there."""
+    with Stream(client, (vip(client, "cluster", 4), 7000), held=20) as stream:
+        stream.run_for(50)
+        for node in lab.nodes:
+            for command in ("add table inet others", "flush ruleset"):
+                node.run(["nft", command], check=True)
+        report = stream.run_for(100)
+
+    assert report.failures == stream.total.failures == ()
+    assert set(report.answers) == set(BACKENDS)
+
+
 @FAMILIES
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_large_transfer_arrives_whole(lab: Lab, client: Place, backend: str, family: int) -> None:
