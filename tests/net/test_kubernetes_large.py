@@ -21,8 +21,8 @@ from tests.support.eventually import eventually
 from tests.support.manifests import Manifest, echo_service, echo_slice
 from tests.support.remote import Remote
 from vipbee.abi import LAYOUT_VERSION, MapName
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.datapath.pins import PinDirectory
 from vipbee.lab import Agent, Lab, endpoints, parse_topology
 from vipbee.lab.agent import HEALTHZ_PORT
