@@ -440,8 +440,8 @@ struct fragment {
 	__u32 last_seen;
 };
 
-#define EARLY_FRAGMENT_BITS 10 /* so many places, 1.5 MiB in all */
-#define EARLY_FRAGMENT_BYTES 1500
+#define EARLY_FRAGMENT_BITS 10 /* of the number of places: 2 MiB in all */
+#define EARLY_FRAGMENT_BYTES 2048 /* a power of two */
 
 /* A later fragment that came before its first one, in the place its datagram has. */
 struct early_fragment {

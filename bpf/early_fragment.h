@@ -53,15 +53,22 @@ static __always_inline int is_early_of(const struct early_fragment *early,
 	       (__s32)(now_s() - early->last_seen) <= (__s32)config.lifetime_fragment_s;
 }
 
+/* `length`, which is 1 to EARLY_FRAGMENT_BYTES: as_length() in icmp.h says why. */
+static __always_inline __u32 as_early_length(__u32 length)
+{
+	asm volatile("" : "+r"(length));
+	return ((length - 1) & (EARLY_FRAGMENT_BYTES - 1)) + 1;
+}
+
 static __always_inline int take_bytes(struct __sk_buff *ctx, const struct packet *p,
 				      struct early_fragment *to)
 {
 	__u32 length = bytes_after(ctx, p->l2);
 
 	to->length = 0;
-	if (length - 1 >= EARLY_FRAGMENT_BYTES)
+	if (!length || length > EARLY_FRAGMENT_BYTES)
 		return -1;
-	if (load_bytes(ctx, p->l2, to->bytes, length))
+	if (load_bytes(ctx, p->l2, to->bytes, as_early_length(length)))
 		return -1;
 	to->length = length;
 	return 0;
@@ -73,11 +80,12 @@ static __always_inline int put_bytes(struct __sk_buff *ctx, const struct packet 
 {
 	__u32 length = from->length;
 
-	if (length - 1 >= EARLY_FRAGMENT_BYTES)
+	if (!length || length > EARLY_FRAGMENT_BYTES)
 		return -1;
 	if (bpf_skb_change_tail(ctx, p->l2 + length, 0))
 		return -1;
-	return bpf_skb_store_bytes(ctx, p->l2, from->bytes, length, BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(ctx, p->l2, from->bytes, as_early_length(length),
+				   BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Returns whether its bytes are kept for when the first one comes. */

@@ -234,7 +234,7 @@ def test_d23_d24_what_is_held_expires(bench: Bench, family: Addresses) -> None:
 
 def test_d23_a_fragment_too_long_to_be_kept_is_dropped(bench: Bench, family: Addresses) -> None:
     """Of a network with jumbo frames."""
-    _, later, *_ = in_parts(bench, family, 4000, 2000)
+    _, later, *_ = in_parts(bench, family, 6000, 2400)
 
     assert bench.run(Hook.UPLINK_IN, "up0", later).reasons == {Reason.FRAGMENT_UNKNOWN: 1}
     assert bench.tables.early_fragments() == []
