@@ -32,12 +32,18 @@ enum route_result {
 	ROUTE_NONE,
 };
 
-/* What must fit into one frame: of a GSO packet that is one segment (D43). */
+#define JUMBO_OPTION 8 /* in front of an IPv6 super-packet beyond 64 kB, not of its segments */
+
+/* What must fit into one frame: of a GSO packet that is one segment (D13, D43). */
 static __always_inline __u32 frame_length(struct __sk_buff *ctx, const struct packet *p)
 {
-	if (ctx->gso_size)
-		return p->l4 - p->l2 + 20 + ctx->gso_size;
-	return p->length;
+	__u32 headers = p->l4 - p->l2 + 20;
+
+	if (!ctx->gso_size)
+		return p->length;
+	if (p->family == 6 && p->length > 65535)
+		headers -= JUMBO_OPTION;
+	return headers + ctx->gso_size;
 }
 
 static __always_inline const struct device *device_of(__u32 ifindex)

@@ -111,7 +111,7 @@ def test_a_large_transfer_arrives_whole(lab: Lab, client: Place, backend: str, f
     """D41-D47: segmentation offload, both directions at full speed."""
     address = vip(client, "cluster", family)
 
-    sent, received = client.inside(lambda: transfer(address, backend, BULK_MB << 20))
+    sent, received = client.inside(lambda: transfer((address, 7000), backend, BULK_MB << 20))
 
     assert sent == received
 
@@ -170,7 +170,7 @@ def test_a_narrow_hop_behind_the_vip_is_discovered(lab: Lab, backend: str, famil
     done = node.run([*narrow, "mtu", "lock", str(HOP_MTU)])
     assert done.returncode == 0, done.stderr
     try:
-        sent, received = client.inside(lambda: transfer(address, backend, 4 << 20))
+        sent, received = client.inside(lambda: transfer((address, 7000), backend, 4 << 20))
         learned = client.run(["ip", f"-{family}", "route", "get", address]).stdout
     finally:
         node.run(narrow, check=True)
@@ -228,7 +228,7 @@ def test_without_the_socket_layer_packets_carry_all_traffic_of_pods(lab: Lab) ->
 # ---- clients ---------------------------------------------------------------------------
 
 
-def transfer(address: str, server: str, size: int) -> tuple[str, str]:
+def transfer(address: tuple[str, int], server: str, size: int) -> tuple[str, str]:
     """Echo `size` random bytes through a connection to this very server; both checksums."""
     connection = connect_to(address, server)
     sent = hashlib.sha256()
@@ -271,10 +271,10 @@ def backwards(own: str, target: tuple[str, int], size: int) -> tuple[bytes, byte
         return data, asking.recv(65536)
 
 
-def connect_to(address: str, server: str) -> socket.socket:
+def connect_to(address: tuple[str, int], server: str) -> socket.socket:
     """A connection that this server happens to serve."""
     for _ in range(64):
-        connection = socket.create_connection((address, 7000), timeout=10)
+        connection = socket.create_connection(address, timeout=10)
         connection.sendall(b"whoami")
         if connection.recv(100).split()[0].decode() == server:
             return connection
