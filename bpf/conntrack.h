@@ -82,6 +82,15 @@ find_conntrack(enum zone zone, const struct flow_tuple *tuple, int *established)
 	return ct ? ct : bpf_map_lookup_elem(conntrack_map(zone, 0), tuple);
 }
 
+/*
+ * Is it of a client that is met where this packet is? At a hook of its own zone `whose` is 0.
+ * Whoever else sends with its addresses does not speak for it.
+ */
+static __always_inline int is_client_s(const struct conntrack *ct, __u8 whose)
+{
+	return (ct->flags & CONNTRACK_NODE_CLIENT) == whose;
+}
+
 static __always_inline struct nat *find_nat(enum zone zone, const struct flow_tuple *reply,
 					    int *established)
 {

@@ -20,7 +20,7 @@
 
 /* Returns 0 if there is no connection, or one that this packet ends: then `to` is not set. */
 static __always_inline struct conntrack *follow_connection(struct packet *p, enum zone zone,
-							   struct flow_tuple *to)
+							   __u8 whose, struct flow_tuple *to)
 {
 	struct conntrack *ct;
 	__u32 now = now_s();
@@ -36,6 +36,10 @@ static __always_inline struct conntrack *follow_connection(struct packet *p, enu
 	to->protocol = p->tuple.protocol;
 	if (!is_live(ct, p->tuple.protocol, now))
 		goto over;
+	if (!is_client_s(ct, whose)) {
+		p->foreign = 1;
+		return NULL;
+	}
 	if (p->tuple.protocol == IPPROTO_TCP && is_clean_syn(p) &&
 	    (is_reset(ct) || is_finished(ct)))
 		goto over; /* the port is used again (D75) */
@@ -65,13 +69,15 @@ static __always_inline int from_client(struct __sk_buff *ctx, struct packet *par
 	const struct packet *p = parsed;
 	struct conntrack *ct;
 
-	ct = follow_connection(parsed, zone, &to);
+	ct = follow_connection(parsed, zone, 0, &to);
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
 	p = set_aside(p);
 	if (!p)
 		return dropped(REASON_FLOW_NOT_STORED);
+	if (p->foreign)
+		return dropped(REASON_MARTIAN);
 	if (p->fragment == LATER_FRAGMENT)
 		return p->address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) && has_frontend(p)
 			       ? dropped(REASON_FRAGMENT_UNKNOWN)

@@ -72,7 +72,7 @@ static __always_inline int send_from_node(struct __sk_buff *ctx, const struct pa
 
 static __noinline int follow_from_node(struct packet *p, enum zone zone, struct flow_tuple *to)
 {
-	return !!follow_connection(p, zone, to);
+	return !!follow_connection(p, zone, CONNTRACK_NODE_CLIENT, to);
 }
 
 static __noinline int from_node(struct __sk_buff *ctx, struct packet *p, __u32 l2)

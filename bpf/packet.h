@@ -56,7 +56,8 @@ struct packet {
 	__u8 l4_header; /* TCP only: bytes of its header */
 	__u8 replaces; /* an old connection has this tuple */
 	__u8 from_node; /* the client is a program of this node */
-	__u8 pad[2];
+	__u8 foreign; /* a connection of a client elsewhere has this tuple */
+	__u8 pad[1];
 };
 
 enum parsed {

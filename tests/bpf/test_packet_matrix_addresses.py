@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tests.support.packet_bench import Bench
-from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
-from tests.support.packet_model.generate import Segment
+from tests.support.packet_model.answers import PORT_UNREACHABLE
+from tests.support.packet_model.dialogue import Dialogue, from_node, from_pod, outside
+from tests.support.packet_model.generate import Segment, icmp_error
 from tests.support.packet_model.lab import (
     ANY,
     HERE,
@@ -20,6 +21,7 @@ from tests.support.packet_model.lab import (
     REMOTE,
     SELF,
     Addresses,
+    Case,
 )
 from tests.support.packet_model.model import Hook
 from tests.support.packet_model.outcome import Action
@@ -283,6 +285,32 @@ def test_d146_impossible_sources_open_nothing(
 
             assert (outcome.action, outcome.reasons) == (Action.DROP, (Reason.MARTIAN,))
     assert not any(bench.tables.sizes().values())
+
+
+@pytest.mark.parametrize(
+    ("case", "hook", "device"),
+    [(REMOTE, Hook.UPLINK_IN, "up0"), (HERE, Hook.POD_IN, "pod0")],
+    ids=["outside", "pod"],
+)
+def test_d146_nobody_takes_part_in_a_connection_of_the_node(
+    bench: Bench, family: Addresses, protocol: int, case: Case, hook: Hook, device: str
+) -> None:
+    """D146, D147: nor in its ICMP errors; the program itself goes on."""
+    talk = from_node(bench, family, case, protocol=protocol)
+    talk.establish()
+    segment = Segment(talk.client, talk.frontend, protocol, "A", 1001, 5001)
+    shown = Segment(talk.frontend, talk.client, protocol, "A", 5001, 1001)
+    kind, code = PORT_UNREACHABLE[family.family]
+    error = icmp_error(
+        talk.client.address, talk.frontend.address, shown.frame(), kind=kind, code=code
+    )
+
+    taken = bench.send(hook, device, segment.frame())
+    told = bench.send(hook, device, error)
+
+    assert (taken.action, taken.reasons) == (Action.DROP, (Reason.MARTIAN,))
+    assert (told.action, told.reasons) == (Action.DROP, (Reason.ICMP_UNKNOWN,))
+    talk.close()
 
 
 def test_d146_r90_unspecified_sources_pass_where_they_belong(

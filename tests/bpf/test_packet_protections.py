@@ -68,6 +68,12 @@ PROTECTIONS = [
         Reason.MARTIAN,
     ),
     Protection(
+        "D146",
+        hostile.a_connection_of_the_node_s_is_taken_part_in,
+        (("conntrack.h", "return (ct->flags & CONNTRACK_NODE_CLIENT) == whose;", "return 1;"),),
+        Reason.MARTIAN,
+    ),
+    Protection(
         "D145",
         hostile.loopback_is_reached,
         (("tc.bpf.c", "if (is_loopback(&p.tuple.destination))", "if (0)"),),

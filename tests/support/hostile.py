@@ -16,7 +16,7 @@ from scapy.packet import Raw
 
 from tests.support.packet_bench import Bench
 from tests.support.packet_model.answers import PORT_UNREACHABLE
-from tests.support.packet_model.dialogue import Dialogue, from_pod, outside
+from tests.support.packet_model.dialogue import Dialogue, from_node, from_pod, outside
 from tests.support.packet_model.generate import Segment, echo, fragments, framed, icmp_error
 from tests.support.packet_model.lab import (
     HERE,
@@ -98,6 +98,12 @@ def nobody_s_address_opens_a_connection(bench: Bench) -> bool:
 def the_node_s_address_opens_a_connection(bench: Bench) -> bool:
     arrives(bench, Segment(Endpoint(packed(V4.node), 40000), VIP).frame())
     return opened(bench)
+
+
+def a_connection_of_the_node_s_is_taken_part_in(bench: Bench) -> bool:
+    talk = from_node(bench, V4, REMOTE)
+    talk.establish()
+    return goes_on(bench, talk)
 
 
 def loopback_is_reached(bench: Bench) -> bool:

@@ -56,7 +56,7 @@ def find_quote(
         return Quote(quoted, flow, to_client=True)
     if to_backend:
         flow = tracker.find_forward(zone, quoted.protocol, quoted.dialled, quoted.client, now)
-        if flow is not None:
+        if flow is not None and not flow.is_nodes:  # its client does not come in by a device
             return Quote(quoted, flow, to_client=False)
     return None
 

@@ -169,6 +169,8 @@ class Model:
         flow = self.tracker.find_forward(
             at.zone, packet.protocol, packet.client, packet.dialled, at.now
         )
+        if flow is not None and flow.is_nodes:
+            return (NOT_ITS_CLIENT,)
         if flow is not None and self.connecting.continues(flow, packet):
             follows = self.translating.forward(flow, packet, at)
             if flow.may_be_closed and not flow.is_closed and is_clean_syn(packet):
@@ -203,6 +205,8 @@ class Model:
             )
         if flow.reply_key == (at.zone, packet.protocol, with_ports.client, with_ports.dialled):
             return self._backward(flow, with_ports, at)
+        if flow.is_nodes:
+            return (NOT_ITS_CLIENT,)
         return self.translating.forward(flow, with_ports, at)
 
     def _orphan(self, packet: Packet) -> tuple[Alternative, ...]:
@@ -294,3 +298,6 @@ def passed(rule: str) -> Alternative:
 
 def dropped(rule: str, reason: Reason) -> Alternative:
     return Alternative.of(Outcome(Action.DROP, rule, reasons=(reason,)))
+
+
+NOT_ITS_CLIENT = dropped("D146: a program of the node does not come in by a device", Reason.MARTIAN)
