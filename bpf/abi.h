@@ -366,6 +366,8 @@ enum conntrack_flag {
 	CONNTRACK_NODE_CLIENT = 4, /* the client is a program of this node */
 	/* nat only: a connection that bypasses us has this tuple, `original` is its own (D85) */
 	CONNTRACK_DIRECT = 8,
+	/* kept in the zone its replies come in by; the client's packets come in by the other */
+	CONNTRACK_CROSSING = 16,
 };
 
 /* What one side of a connection has sent; each side's packets write its own byte only. */
@@ -497,6 +499,8 @@ struct config {
 	__u32 lifetime_udp_s; /* RFC 4787: at least 2 min */
 	__u32 lifetime_fragment_s;
 	__u32 refusals_per_second; /* on each CPU */
+	__u8 masquerade_all; /* backends of ClusterIPs see an address of the node (R56) */
+	__u8 pad[7];
 };
 
 #endif

@@ -23,6 +23,11 @@ enum zone {
 	ZONE_POD,
 };
 
+static __always_inline enum zone other_zone(enum zone zone)
+{
+	return zone == ZONE_POD ? ZONE_OUTSIDE : ZONE_POD;
+}
+
 static __always_inline void *conntrack_map(enum zone zone, int established)
 {
 	if (zone == ZONE_OUTSIDE)
@@ -88,7 +93,7 @@ find_conntrack(enum zone zone, const struct flow_tuple *tuple, int *established)
  */
 static __always_inline int is_client_s(const struct conntrack *ct, __u8 whose)
 {
-	return (ct->flags & CONNTRACK_NODE_CLIENT) == whose;
+	return (ct->flags & (CONNTRACK_NODE_CLIENT | CONNTRACK_CROSSING)) == whose;
 }
 
 static __always_inline struct nat *find_nat(enum zone zone, const struct flow_tuple *reply,

@@ -57,8 +57,13 @@ static __always_inline struct conntrack *follow_connection(struct packet *p, enu
 		promote(zone, &p->tuple);
 	return ct;
 over:
-	p->replaces = 1; /* by what open_connection() makes of this packet, if anything */
+	p->replaces |= 1 << zone; /* by what open_connection() makes of this packet, if anything */
 	return NULL;
+}
+
+static __noinline int follow_crossing(struct packet *p, enum zone zone, struct flow_tuple *to)
+{
+	return !!follow_connection(p, zone, CONNTRACK_CROSSING, to);
 }
 
 static __always_inline int from_client(struct __sk_buff *ctx, struct packet *parsed, __u32 l2,
@@ -66,10 +71,10 @@ static __always_inline int from_client(struct __sk_buff *ctx, struct packet *par
 {
 	struct route route = {};
 	struct flow_tuple to;
-	const struct packet *p = parsed;
+	struct packet *p = parsed;
 	struct conntrack *ct;
 
-	ct = follow_connection(parsed, zone, 0, &to);
+	ct = follow_connection(p, zone, 0, &to);
 	if (ct)
 		return ct->flags & CONNTRACK_REDIRECT ? forward(ctx, p, l2, &to)
 						      : translate(ctx, p, l2, &to, NULL);
@@ -78,6 +83,8 @@ static __always_inline int from_client(struct __sk_buff *ctx, struct packet *par
 		return dropped(REASON_FLOW_NOT_STORED);
 	if (p->foreign)
 		return dropped(REASON_MARTIAN);
+	if (p->address_flags & ADDRESS_CLUSTER_IP && follow_crossing(p, other_zone(zone), &to))
+		return forward(ctx, p, l2, &to);
 	if (p->fragment == LATER_FRAGMENT)
 		return p->address_flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL) && has_frontend(p)
 			       ? dropped(REASON_FRAGMENT_UNKNOWN)

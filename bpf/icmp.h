@@ -172,8 +172,11 @@ static __noinline int find_quoted(const struct packet *p, enum zone zone, const 
 	if (!entering) /* about a reply: only the client's side says that */
 		return 0;
 	ct = find_conntrack(zone, &reversed, &ignored);
-	if (!ct || !is_client_s(ct, 0))
-		return 0;
+	if (!ct || !is_client_s(ct, 0)) {
+		ct = find_conntrack(other_zone(zone), &reversed, &ignored);
+		if (!ct || !is_client_s(ct, CONNTRACK_CROSSING))
+			return 0;
+	}
 	reply_of(ct, reversed.protocol, &to->quoted);
 	to->destination = ct->backend;
 	to->redirect = ct->flags & CONNTRACK_REDIRECT;

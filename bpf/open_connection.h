@@ -26,22 +26,38 @@ static __always_inline int is_on_node(__u32 backend_id)
 	return backend && backend->flags & BACKEND_ON_NODE;
 }
 
+/* Which zone's hook gets the replies to what is sent by this device. */
+static __always_inline enum zone zone_of_replies(const struct choice *choice,
+						 const struct device *device)
+{
+	return is_on_node(choice->backend_id) || (device && device->flags & DEVICE_POD)
+		       ? ZONE_POD
+		       : ZONE_OUTSIDE;
+}
+
 /*
  * From outside: a backend on this node gets the packet with the client's own address, any
  * other one by SNAT and redirect, because a packet with our source cannot go through our
  * own stack. From a pod: through the stack, unless the pod was given itself (R59).
+ *
+ * Where ClusterIPs are masqueraded, all their backends get it the second way (R56), but for
+ * programs of this node: kube-proxy masquerades what leaves, and so do we. Such a connection
+ * is kept in the zone that its replies come in by, where no other may have their tuple.
  */
 static __always_inline enum verdict choose_path(struct __sk_buff *ctx, const struct packet *p,
-						enum zone zone, const struct choice *choice,
-						struct conntrack *ct, struct route *route)
+						__u8 kind, const struct choice *choice,
+						struct conntrack *ct, struct route *route,
+						enum zone *zone)
 {
+	int masquerade = config.masquerade_all && kind == FRONTEND_CLUSTER_IP;
+	int from_outside = *zone == ZONE_OUTSIDE;
+	int hairpin = !from_outside && same_address(&choice->address, &p->tuple.source);
 	const struct address *address;
 	const struct device *device;
 	enum route_result result;
 
 	ct->source = p->tuple.source;
-	if (zone == ZONE_OUTSIDE ? is_on_node(choice->backend_id)
-				 : !same_address(&choice->address, &p->tuple.source))
+	if (!masquerade && (from_outside ? is_on_node(choice->backend_id) : !hairpin))
 		return VERDICT_TRANSLATE;
 	result = find_route(ctx, p, &p->tuple.source, &choice->address, route);
 	if (result == ROUTE_LOCAL)
@@ -49,7 +65,7 @@ static __always_inline enum verdict choose_path(struct __sk_buff *ctx, const str
 	if (result == ROUTE_NONE)
 		return drop(REASON_NO_ROUTE);
 	device = device_of(route->ifindex);
-	if (zone == ZONE_OUTSIDE && device && device->flags & DEVICE_POD)
+	if (!masquerade && from_outside && device && device->flags & DEVICE_POD)
 		return VERDICT_TRANSLATE;
 	if (result == ROUTE_TOO_BIG)
 		return VERDICT_TOO_BIG;
@@ -60,6 +76,10 @@ static __always_inline enum verdict choose_path(struct __sk_buff *ctx, const str
 		return drop(REASON_SNAT_NO_ADDRESS);
 	ct->source = *address;
 	ct->flags = CONNTRACK_SOURCE_NAT | CONNTRACK_REDIRECT;
+	if (masquerade && !hairpin && *zone != zone_of_replies(choice, device)) {
+		*zone = other_zone(*zone);
+		ct->flags |= CONNTRACK_CROSSING;
+	}
 	return VERDICT_REDIRECT;
 }
 
@@ -92,9 +112,8 @@ choose_path_from_node(struct __sk_buff *ctx, const struct packet *p, const struc
 		route->ifindex = LOOPBACK_IFINDEX;
 	}
 	device = device_of(route->ifindex);
-	if (result == ROUTE_FOUND &&
-	    (is_on_node(choice->backend_id) || (device && device->flags & DEVICE_POD)))
-		*zone = ZONE_POD;
+	if (result == ROUTE_FOUND)
+		*zone = zone_of_replies(choice, device);
 	/* another node answers to an address of the device it got the packet from */
 	flags = find_address_flags(&p->tuple.source);
 	if (!(flags & (ADDRESS_CLUSTER_IP | ADDRESS_EXTERNAL)) &&
@@ -120,11 +139,11 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 	enum verdict verdict;
 	struct draft *draft;
 	struct conntrack *ct;
-	__u32 service_id = 0;
+	struct dialled dialled = {};
 	__u32 key = 0;
 	int established;
 
-	verdict = choose_backend(p, zone, &choice, &service_id);
+	verdict = choose_backend(p, zone, &choice, &dialled);
 	if (verdict != VERDICT_TRANSLATE)
 		return verdict;
 	draft = bpf_map_lookup_elem(&drafts, &key);
@@ -133,22 +152,24 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 	ct = &draft->conntrack;
 	__builtin_memset(ct, 0, sizeof(*ct));
 	verdict = p->from_node ? choose_path_from_node(ctx, p, &choice, ct, route, &zone)
-			       : choose_path(ctx, p, zone, &choice, ct, route);
+			       : choose_path(ctx, p, dialled.kind, &choice, ct, route, &zone);
 	if (verdict != VERDICT_TRANSLATE && verdict != VERDICT_REDIRECT)
 		return verdict;
 	ct->backend = choice.address;
 	ct->backend_port = choice.port;
 	ct->source_port = p->tuple.source_port;
-	ct->service_id = service_id;
+	ct->service_id = dialled.service_id;
 	ct->backend_id = choice.backend_id;
 	ct->generation = choice.generation;
 	ct->last_seen = now_s();
 	if (p->tuple.protocol == IPPROTO_TCP)
 		ct->client_seen = SEEN_SYN;
-	if (p->replaces)
-		forget(zone, &p->tuple);
-	if (p->replaces && p->from_node) /* its old backend's way may have been the other */
-		forget(zone == ZONE_POD ? ZONE_OUTSIDE : ZONE_POD, &p->tuple);
+	if (p->replaces & 1 << ZONE_OUTSIDE)
+		forget(ZONE_OUTSIDE, &p->tuple);
+	if (p->replaces & 1 << ZONE_POD)
+		forget(ZONE_POD, &p->tuple);
+	if (p->foreign && ct->flags & CONNTRACK_CROSSING)
+		forget(zone, &p->tuple); /* somebody there had claimed to be this client */
 	reply_of(ct, p->tuple.protocol, &draft->reply);
 	fill_nat(&draft->nat, &p->tuple, ct);
 	if (claim_port(ctx, p, zone, draft)) {
@@ -167,8 +188,8 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 		ct = other;
 	} else if (p->tuple.protocol == IPPROTO_UDP) {
 		/* as in the socket layer: nobody tells when it ends */
-		count_opened(service_id, choice.backend_id);
-		count_closed(service_id, choice.backend_id, choice.generation);
+		count_opened(dialled.service_id, choice.backend_id);
+		count_closed(dialled.service_id, choice.backend_id, choice.generation);
 	}
 	to->source = ct->source;
 	to->destination = ct->backend;

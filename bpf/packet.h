@@ -54,7 +54,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 l4_header; /* TCP only: bytes of its header */
-	__u8 replaces; /* an old connection has this tuple */
+	__u8 replaces; /* zones in which an old connection has this tuple: 1 << enum zone */
 	__u8 from_node; /* the client is a program of this node */
 	__u8 foreign; /* a connection of a client elsewhere has this tuple */
 	__u8 pad[1];

@@ -31,6 +31,12 @@ enum verdict {
 	VERDICT_AGAIN,
 };
 
+/* What a connection is made for: of the frontend that was dialled. */
+struct dialled {
+	__u32 service_id;
+	__u8 kind; /* enum frontend_kind */
+};
+
 static __always_inline enum verdict drop(enum reason reason)
 {
 	count_reason(reason);
@@ -113,7 +119,7 @@ static __noinline int has_frontend(const struct packet *p)
 
 /* One consistent look at the tables; VERDICT_AGAIN: the agent rewrites them right now. */
 static __noinline enum verdict try_to_choose(const struct packet *p, enum zone zone,
-					     struct choice *choice, __u32 *service_id)
+					     struct choice *choice, struct dialled *dialled)
 {
 	__u32 flags = p->address_flags;
 	struct frontend frontend;
@@ -147,20 +153,21 @@ static __noinline enum verdict try_to_choose(const struct packet *p, enum zone z
 	local = packet_uses_local_set(&frontend, zone);
 	if (!(local ? frontend.local.count : frontend.cluster.count))
 		return refuse_empty(&frontend);
-	*service_id = frontend.service_id;
+	dialled->service_id = frontend.service_id;
+	dialled->kind = frontend.kind;
 	return pick_for_packet(p, &frontend, local, choice) ? VERDICT_TRANSLATE : VERDICT_AGAIN;
 }
 
 /* Three times, without a loop: kernels before 6.2 refuse some of the loops clang makes. */
 static __always_inline enum verdict choose_backend(const struct packet *p, enum zone zone,
-						   struct choice *choice, __u32 *service_id)
+						   struct choice *choice, struct dialled *dialled)
 {
-	enum verdict verdict = try_to_choose(p, zone, choice, service_id);
+	enum verdict verdict = try_to_choose(p, zone, choice, dialled);
 
 	if (verdict == VERDICT_AGAIN)
-		verdict = try_to_choose(p, zone, choice, service_id);
+		verdict = try_to_choose(p, zone, choice, dialled);
 	if (verdict == VERDICT_AGAIN)
-		verdict = try_to_choose(p, zone, choice, service_id);
+		verdict = try_to_choose(p, zone, choice, dialled);
 	if (verdict != VERDICT_AGAIN)
 		return verdict;
 	count_reason(REASON_TABLE_RACE);

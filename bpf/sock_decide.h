@@ -78,16 +78,25 @@ static __always_inline int pick_backend(struct bpf_sock_addr *ctx, const struct 
 				  local ? BACKEND_IN_LOCAL : BACKEND_IN_CLUSTER, out);
 }
 
+/* Programs of the node need none: what they send has an address of the node already. */
+static __always_inline int is_masqueraded(void *ctx, const struct frontend *frontend)
+{
+	return config.masquerade_all && frontend->kind == FRONTEND_CLUSTER_IP &&
+	       frontend->cluster.count && !in_node_netns(ctx);
+}
+
 /*
  * What only a packet can be judged by, while packet hooks run: its source (R80), and a drop
- * that a retransmitted SYN outlives as soon as there is an endpoint (R44).
+ * that a retransmitted SYN outlives as soon as there is an endpoint (R44). And what only a
+ * packet can be given: another source (R56).
  */
-static __always_inline int is_left_to_packets(const struct frontend *frontend)
+static __always_inline int is_left_to_packets(void *ctx, const struct frontend *frontend)
 {
 	if (!config.packet_lb)
 		return 0;
 	return frontend->flags & FRONTEND_SOURCE_RANGES ||
-	       (uses_local_set(frontend) && !frontend->local.count && frontend->cluster.count);
+	       (uses_local_set(frontend) && !frontend->local.count && frontend->cluster.count) ||
+	       is_masqueraded(ctx, frontend);
 }
 
 static __always_inline enum outcome refuse_new(const struct frontend *frontend)
@@ -132,7 +141,7 @@ static __noinline enum outcome try_to_decide(struct bpf_sock_addr *ctx,
 	*service_id = frontend.service_id;
 	if (kept && take_kept_backend(kept, frontend.service_id, choice))
 		return OUTCOME_TRANSLATE;
-	if (is_left_to_packets(&frontend))
+	if (is_left_to_packets(ctx, &frontend))
 		return OUTCOME_PASS;
 	if (!(uses_local_set(&frontend) ? frontend.local.count : frontend.cluster.count))
 		return refuse_new(&frontend);

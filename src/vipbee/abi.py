@@ -166,6 +166,7 @@ class ConntrackFlag(IntFlag):
     REDIRECT = 2
     NODE_CLIENT = 4
     DIRECT = 8
+    CROSSING = 16
 
 
 class ConntrackSeen(IntFlag):

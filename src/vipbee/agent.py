@@ -93,7 +93,9 @@ class Agent:
             changes := ChangeLog(time.time()),
         )
         lists = DeviceLists(config.devices, config.pod_devices, config.pod_bridge)
-        self.packet_layer = start_packet_layer(privileges, loaded, tables, lists)
+        self.packet_layer = start_packet_layer(
+            privileges, loaded, tables, lists, masquerade_all=config.masquerade_all
+        )
         wanted = config.node_port_range if config.reserve_node_ports else None
         self._node_ports = NodePortReservation(privileges.reserve_ports, wanted)
         self._size_problems = size_problems(config)

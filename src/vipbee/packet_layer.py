@@ -65,14 +65,20 @@ class Loaded(Protocol):
 
 
 def start_packet_layer(
-    hooks: Hooks, loaded: Loaded, tables: KernelTables, lists: DeviceLists
+    hooks: Hooks,
+    loaded: Loaded,
+    tables: KernelTables,
+    lists: DeviceLists,
+    *,
+    masquerade_all: bool = False,
 ) -> PacketLayer:
     """The layer as it was loaded."""
     if loaded.packet_lb:
         return PacketLayer(hooks, tables, load_layouts(), lists)
     layer = PacketLayer(None, tables, load_layouts(), lists)
     if loaded.packet_problem:
-        layer.refused = f"only sockets on this node are served: {loaded.packet_problem}"
+        lost = ", and masquerade-all is not obeyed" if masquerade_all else ""
+        layer.refused = f"only sockets on this node are served{lost}: {loaded.packet_problem}"
     return layer
 
 

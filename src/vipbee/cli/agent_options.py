@@ -121,6 +121,12 @@ _PACKETS: _Options = (
         can_be_denied=True,
     ),
     _Option(
+        ("masquerade-all",),
+        "",
+        "Show backends of ClusterIPs an address of the node; default: off.",
+        can_be_denied=True,
+    ),
+    _Option(
         ("conntrack-tcp-timeout-established",),
         "DURATION",
         "Idle TCP connections are remembered so long; default: 2h4m.",

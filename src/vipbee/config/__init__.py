@@ -20,6 +20,7 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     nodeport-range: 30000-32767           (or service-node-port-range)
     reserve-node-ports: true              (or enable-auto-protect-node-port-range)
     snat-port-range: 32768-65535          cluster-ip-from-outside: false
+    masquerade-all: false                 # of ClusterIP traffic only (R56)
     conntrack-tcp-timeout-established: 2h4m       conntrack-tcp-timeout-transitory: 4m
     conntrack-tcp-timeout-reset: 10s      conntrack-udp-timeout-stream: 2m
     audit-interval: 60s                   takeover: false             # of kube-proxy's rules
@@ -94,6 +95,7 @@ class AgentConfig:
     reserve_node_ports: bool = True  # in ip_local_reserved_ports (D107)
     snat_port_range: PortRange | None = None  # beside the NodePorts
     cluster_ip_from_outside: bool = False  # (R42)
+    masquerade_all: bool = False  # (R56)
     tcp_established_s: int = Lifetimes().established_s
     tcp_transitory_s: int = Lifetimes().transitory_s
     tcp_reset_s: int = Lifetimes().reset_s
@@ -132,6 +134,7 @@ class AgentConfig:
             node_ports=self.node_port_range,
             source_ports=self.snat_port_range,
             cluster_ip_from_outside=self.cluster_ip_from_outside,
+            masquerade_all=self.masquerade_all,
         )
 
     def map_sizes(self, total_memory_bytes: int, cpus: int = 1) -> MapSizes:
@@ -174,6 +177,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "snat-port-range": ("snat_port_range", packets.port_range),
     "cluster-ip-from-outside": ("cluster_ip_from_outside", values.boolean),
     "bpf-lb-external-clusterip": ("cluster_ip_from_outside", values.boolean),
+    "masquerade-all": ("masquerade_all", values.boolean),
     "conntrack-tcp-timeout-established": ("tcp_established_s", packets.lifetime),
     "conntrack-tcp-timeout-transitory": ("tcp_transitory_s", packets.lifetime),
     "conntrack-tcp-timeout-reset": ("tcp_reset_s", packets.lifetime),
@@ -224,7 +228,9 @@ def load_config(
     packets.check_ports(
         settings.get("node_port_range", NODE_PORTS), settings.get("snat_port_range")
     )
-    return AgentConfig(**settings), tuple(warnings)
+    config = AgentConfig(**settings)
+    packets.check_masquerade(masquerade_all=config.masquerade_all, packet_lb=config.packet_lb)
+    return config, tuple(warnings)
 
 
 def _check_source(settings: Mapping[str, Any]) -> None:

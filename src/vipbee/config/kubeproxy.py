@@ -28,13 +28,14 @@ _MAPPED = {
     "healthzBindAddress": "healthz-bind-address",
     "metricsBindAddress": "metrics-bind-address",
     "clientConnection.kubeconfig": "kubeconfig",
+    "iptables.masqueradeAll": "masquerade-all",  # there is one mode: either says so
+    "nftables.masqueradeAll": "masquerade-all",
     "logging.format": "log-format",
     "conntrack.tcpEstablishedTimeout": "conntrack-tcp-timeout-established",
     "conntrack.udpStreamTimeout": "conntrack-udp-timeout-stream",
 }
 
 _NO_RULES = "no iptables, ipvs or nftables rules are written"
-_KEPT = "pods keep their source address; see ARCHITECTURE.md"
 _OWN_SIZE = "the table of connections is sized by `map-sizes` and the machine's memory"
 _OWN_CLIENT = "the connection to the API server tunes itself"
 
@@ -53,8 +54,6 @@ _MEANINGLESS = {
     "enableProfiling": "there is no profiling endpoint",
     "featureGates": "of feature gates there is only AllowServiceExternalIPs",
     "iptables": _NO_RULES,
-    "iptables.masqueradeAll": _KEPT,
-    "nftables.masqueradeAll": _KEPT,
     "iptables.localhostNodePorts": "programs on the node reach NodePorts on loopback always",
     "ipvs": _NO_RULES,
     "logging": "use --log-level",

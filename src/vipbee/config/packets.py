@@ -60,12 +60,22 @@ def check_ports(node_ports: PortRange, source_ports: PortRange | None) -> None:
         )
 
 
+def check_masquerade(*, masquerade_all: bool, packet_lb: bool) -> None:
+    """Raise UsageError if nothing here could do it: a socket is given no other address."""
+    if masquerade_all and not packet_lb:
+        raise UsageError(
+            "masquerade-all wants the packet layer, which packet-lb: false switches off: give up"
+            " one of them"
+        )
+
+
 def constants(
     *,
     lifetimes: Lifetimes,
     node_ports: PortRange,
     source_ports: PortRange | None,
     cluster_ip_from_outside: bool,
+    masquerade_all: bool,
 ) -> Mapping[str, int]:
     """Members of `struct config` by name."""
     taken_from = source_ports or source_ports_beside(node_ports)
@@ -76,4 +86,5 @@ def constants(
         "snat_port_first": taken_from.first,
         "snat_port_last": taken_from.last,
         "cluster_ip_from_outside": int(cluster_ip_from_outside),
+        "masquerade_all": int(masquerade_all),
     }

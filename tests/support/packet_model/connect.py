@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 from tests.support.packet_model.answers import PORT_UNREACHABLE, error_about, reset_of
 from tests.support.packet_model.decide import Decision, Kind, decide, is_clean_syn, is_martian
@@ -19,10 +21,16 @@ from tests.support.packet_model.tracking import Flow, Zone
 from tests.support.packet_model.translate import At, Translating
 from tests.support.packet_model.wire import RST, TCP, Endpoint, Packet
 from tests.support.packet_model.world import LOCAL, Backend, Frontend
-from vipbee.abi import AddressFlag, Reason
+from vipbee.abi import AddressFlag, FrontendKind, Reason
 
 SCARCE = 0.5
 """Of the port range taken towards one backend: from here on probing may give up (D104)."""
+
+
+class Path(NamedTuple):
+    is_redirected: bool  # bypasses the stack, so the source is the node's
+    ifindex: int | None  # device it leaves by then
+    replies: Zone  # of the hook that they are restored at
 
 
 class Connecting:
@@ -103,27 +111,33 @@ class Connecting:
             old = self.state.world.backends[replaces.backend_id]
             allowed = allowed if old in allowed else (*allowed, old)
         allowed = tuple(self.state.random.sample(allowed, len(allowed)))  # which is preferred
-        by_path: dict[tuple[bool, int | None], list[Backend]] = {}
+        by_path: dict[Path, list[Backend]] = {}
         for backend in allowed:
-            by_path.setdefault(self._path(backend, packet, at), []).append(backend)
+            path = self._path(frontend, backend, packet, at)
+            by_path.setdefault(path, []).append(backend)
         alternatives = []
-        for (is_redirected, ifindex), group in by_path.items():
-            alternatives += self._by_path(
-                packet, at, frontend, tuple(group), is_redirected, ifindex, replaces
-            )
+        for path, group in by_path.items():
+            alternatives += self._by_path(packet, at, frontend, tuple(group), path, replaces)
         return alternatives
 
-    def _path(self, backend: Backend, packet: Packet, at: At) -> tuple[bool, int | None]:
-        """(bypasses the stack, device it leaves by)."""
+    def _path(self, frontend: Frontend, backend: Backend, packet: Packet, at: At) -> Path:
         ifindex = self.state.world.route(backend.address)
+        device = self.state.world.devices.get(ifindex or 0)
+        is_here = backend.is_on_node or (device is not None and device.is_pod)
+        replies = Zone.POD if is_here else Zone.OUTSIDE
+        to_stack = Path(is_redirected=False, ifindex=None, replies=at.zone)
+        if ifindex == LOCAL:  # of masqueraded ones too: nothing leaves (R56)
+            return to_stack
+        if self.state.world.masquerade_all and frontend.kind == FrontendKind.CLUSTER_IP:
+            return Path(is_redirected=True, ifindex=ifindex, replies=replies)
         if at.zone is Zone.POD:
             is_hairpin = backend.address == packet.source
-            return is_hairpin, ifindex if is_hairpin else None
-        device = self.state.world.devices.get(ifindex or 0)
-        is_here = ifindex == LOCAL or (device is not None and device.is_pod)
-        if backend.is_on_node or is_here:
-            return False, None
-        return True, ifindex
+            return (
+                Path(is_redirected=True, ifindex=ifindex, replies=at.zone)
+                if is_hairpin
+                else to_stack
+            )
+        return to_stack if is_here else Path(is_redirected=True, ifindex=ifindex, replies=at.zone)
 
     def _by_path(
         self,
@@ -131,30 +145,29 @@ class Connecting:
         at: At,
         frontend: Frontend,
         backends: tuple[Backend, ...],
-        is_redirected: bool,
-        ifindex: int | None,
+        path: Path,
         replaces: Flow | None,
     ) -> list[Alternative]:
         address = packet.source
-        if is_redirected:
-            if not ifindex:
+        if path.is_redirected:
+            if not path.ifindex:
                 outcome = Outcome(Action.DROP, "no way there", reasons=(Reason.NO_ROUTE,))
                 return [Alternative.of(outcome)]
-            address = self.state.world.devices[ifindex].source(packet.family)
+            address = self.state.world.devices[path.ifindex].source(packet.family)
             if not any(address):
                 outcome = Outcome(Action.DROP, "R60", reasons=(Reason.SNAT_NO_ADDRESS,))
                 return [Alternative.of(outcome)]
-        if is_redirected and packet.ttl <= 1:
-            made_up = self._flow(
-                packet, at, frontend, backends[0], Endpoint(address, 0), is_redirected
-            )
+        if path.is_redirected and packet.ttl <= 1:
+            made_up = self._flow(packet, at, frontend, backends[0], Endpoint(address, 0), path)
             return list(self.translating.forward(made_up, packet, at))
 
         def run(chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
             backend = chooser.backend(backends)
-            port = self.source_port(chooser, packet, at, backend, address, replaces)
+            there = replace(at, zone=path.replies)
+            claim = self._claim(packet, at, path)
+            port = self.source_port(chooser, packet, there, backend, address, replaces, claim)
             source = Endpoint(address, port)
-            flow = self._flow(packet, at, frontend, backend, source, is_redirected)
+            flow = self._flow(packet, at, frontend, backend, source, path)
             (translation, *_) = self.translating.forward(flow, packet, at)
             outcome, note = translation.run(chooser)
             moved = port != packet.source_port
@@ -168,9 +181,16 @@ class Connecting:
 
             return _with_moved(outcome, moved=moved), commit
 
-        action = Action.REDIRECT if is_redirected else Action.PASS
-        exhausted = self._exhausted(packet, at, backends, address)
+        action = Action.REDIRECT if path.is_redirected else Action.PASS
+        exhausted = self._exhausted(packet, at, backends, address, path.replies)
         return [Alternative(action, run), *exhausted]
+
+    def _claim(self, packet: Packet, at: At, path: Path) -> Flow | None:
+        """What somebody at the other hook has opened as this client; it gives way."""
+        if path.replies is at.zone:
+            return None
+        key = (path.replies, packet.protocol, packet.client, packet.dialled)
+        return self.state.tracker.forward.get(key)
 
     def _flow(
         self,
@@ -179,10 +199,11 @@ class Connecting:
         frontend: Frontend,
         backend: Backend,
         source: Endpoint,
-        is_redirected: bool,
+        path: Path,
     ) -> Flow:
         return Flow(
-            zone=at.zone,
+            zone=path.replies,
+            client_zone=at.zone,
             protocol=packet.protocol,
             client=packet.client,
             frontend=packet.dialled,
@@ -191,7 +212,7 @@ class Connecting:
             service_id=frontend.service_id,
             backend_id=backend.id,
             generation=backend.generation,
-            redirected=is_redirected,
+            redirected=path.is_redirected,
             last_seen=at.now,
         )
 
@@ -204,7 +225,7 @@ class Connecting:
         at: At,
         backend: Backend,
         address: bytes,
-        replaces: Flow | None,
+        *gone: Flow | None,
     ) -> int:
         """D100-D107: kept when free; never one that two connections would share."""
         world, tracker = self.state.world, self.state.tracker
@@ -215,7 +236,7 @@ class Connecting:
             own = (packet.protocol, source, backend.endpoint) in world.node_sockets
             key = (at.zone, packet.protocol, backend.endpoint, source)
             is_direct = tracker.is_direct(key, at.now)
-            return (flow is None or flow is replaces) and not own and not is_direct
+            return (flow is None or flow in gone) and not own and not is_direct
 
         wish = packet.source_port
         keep: int | None = wish if is_free(wish) else None
@@ -225,13 +246,18 @@ class Connecting:
         return chooser.source_port(keep, world.snat_ports, is_free)
 
     def _exhausted(
-        self, packet: Packet, at: At, backends: tuple[Backend, ...], address: bytes
+        self,
+        packet: Packet,
+        at: At,
+        backends: tuple[Backend, ...],
+        address: bytes,
+        replies: Zone,
     ) -> list[Alternative]:
         def run(_chooser: Chooser) -> tuple[Outcome, Callable[[], None]]:
             reply = self.state.tracker.reply
             ends = {b.endpoint for b in backends}
             taken = sum(
-                zone == at.zone and backend in ends and source.address == address
+                zone == replies and backend in ends and source.address == address
                 for zone, _, backend, source in reply
             )
             if taken < SCARCE * len(self.state.world.snat_ports):

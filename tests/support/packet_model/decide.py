@@ -40,7 +40,8 @@ def decide(world: World, packet: Packet, zone: Zone) -> tuple[Decision, ...]:
     flags = world.flags(packet.destination)
     frontend = world.lookup(packet.dialled, packet.protocol)
     if frontend is None:
-        return _without_frontend(flags, zone)
+        inside = zone is Zone.POD or world.cluster_ip_from_outside
+        return _without_frontend(flags, Zone.POD if inside else zone)
     if zone is Zone.POD and not _resolved_here(frontend, flags):
         # R53: another node's NodePort may be resolved at the client, or not
         return (*_for_frontend(world, packet, zone, frontend, flags), _pass("R53"))
@@ -87,8 +88,9 @@ def _pass(rule: str, reason: Reason | None = None) -> Decision:
 def _for_frontend(
     world: World, packet: Packet, zone: Zone, frontend: Frontend, flags: AddressFlag
 ) -> tuple[Decision, ...]:
-    if frontend.kind == FrontendKind.CLUSTER_IP and zone is Zone.OUTSIDE:
-        return (_outside_cluster_ip(),)  # [profile] of this project: not served
+    is_cluster_ip = frontend.kind == FrontendKind.CLUSTER_IP
+    if is_cluster_ip and zone is Zone.OUTSIDE and not world.cluster_ip_from_outside:
+        return (_outside_cluster_ip(),)  # [profile] of this project: not served unless wanted
     if packet.protocol == TCP and not is_clean_syn(packet):
         if flags & AddressFlag.NODE:  # may be the node's own connection (R94)
             return (_pass("D81, R94", Reason.NODE_CONNECTION),)

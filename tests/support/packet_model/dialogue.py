@@ -107,17 +107,13 @@ class Dialogue:
     def way_back(self) -> tuple[Hook, str]:
         """Where the backend's packets meet a hook that restores them."""
         flow = self.flow
-        if self.from_node and not flow.redirected:
-            return Hook.UPLINK_OUT, "lo"
-        if self.from_node and flow.zone is Zone.POD:
-            ifindex = self.sender.model.world.route(flow.backend.address)
-            return Hook.POD_IN, self.sender.model.world.devices[ifindex or 0].name
-        if self.from_pod:
-            return (Hook.POD_IN if flow.redirected else Hook.POD_OUT), self.from_pod
+        if not flow.redirected and self.from_pod:
+            return Hook.POD_OUT, self.from_pod
         if not flow.redirected:
-            return Hook.UPLINK_OUT, "up0"
+            return Hook.UPLINK_OUT, "lo" if self.from_node else "up0"
         ifindex = self.sender.model.world.route(flow.backend.address)
-        return Hook.UPLINK_IN, self.sender.model.world.devices[ifindex or 0].name
+        hook = Hook.POD_IN if flow.zone is Zone.POD else Hook.UPLINK_IN
+        return hook, self.sender.model.world.devices[ifindex or 0].name
 
     @property
     def flow(self) -> Flow:

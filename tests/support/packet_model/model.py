@@ -166,11 +166,10 @@ class Model:
         )
         if flow is not None and flow.redirected:
             return self._backward(flow, packet, at)
-        flow = self.tracker.find_forward(
-            at.zone, packet.protocol, packet.client, packet.dialled, at.now
-        )
-        if flow is not None and flow.is_nodes:
+        tuples = (at.zone, packet.protocol, packet.client, packet.dialled)
+        if self.tracker.find_foreign(*tuples, at.now):
             return (NOT_ITS_CLIENT,)
+        flow = self.tracker.find_forward(*tuples, at.now)
         if flow is not None and self.connecting.continues(flow, packet):
             follows = self.translating.forward(flow, packet, at)
             if flow.may_be_closed and not flow.is_closed and is_clean_syn(packet):
@@ -194,6 +193,9 @@ class Model:
         if known is None:
             return self._orphan(packet)
         with_ports = packet.with_ports(*known)
+        tuples = (at.zone, packet.protocol, with_ports.client, with_ports.dialled)
+        if self.tracker.find_foreign(*tuples, at.now):
+            return (NOT_ITS_CLIENT,)
         flow = self._flow_of(with_ports, at, inbound=True)
         if flow is None and self.world.lookup(with_ports.dialled, packet.protocol) is None:
             return (passed("R40: as the first one"),)
@@ -205,8 +207,6 @@ class Model:
             )
         if flow.reply_key == (at.zone, packet.protocol, with_ports.client, with_ports.dialled):
             return self._backward(flow, with_ports, at)
-        if flow.is_nodes:
-            return (NOT_ITS_CLIENT,)
         return self.translating.forward(flow, with_ports, at)
 
     def _orphan(self, packet: Packet) -> tuple[Alternative, ...]:
@@ -300,4 +300,4 @@ def dropped(rule: str, reason: Reason) -> Alternative:
     return Alternative.of(Outcome(Action.DROP, rule, reasons=(reason,)))
 
 
-NOT_ITS_CLIENT = dropped("D146: a program of the node does not come in by a device", Reason.MARTIAN)
+NOT_ITS_CLIENT = dropped("D146: its client does not come in by this hook", Reason.MARTIAN)

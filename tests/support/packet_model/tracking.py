@@ -24,8 +24,8 @@ class Zone(StrEnum):
     POD = "pod"
 
 
-ForwardKey = tuple[Zone, int, Endpoint, Endpoint]  # client, frontend
-ReplyKey = tuple[Zone, int, Endpoint, Endpoint]  # backend, source it sees
+ForwardKey = tuple[Zone, int, Endpoint, Endpoint]  # client, frontend; where the client comes in
+ReplyKey = tuple[Zone, int, Endpoint, Endpoint]  # backend, source it sees; where replies come in
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(slots=True)
 class Flow:
-    zone: Zone
+    zone: Zone  # of the replies
     protocol: int
     client: Endpoint
     frontend: Endpoint
@@ -55,12 +55,13 @@ class Flow:
     last_seen: int
     established: bool = False
     is_nodes: bool = False  # the client is a program of the node
+    client_zone: Zone | None = None  # of the client's packets; None: the same
     from_client: Side = field(default_factory=Side)
     from_backend: Side = field(default_factory=Side)
 
     @property
     def forward_key(self) -> ForwardKey:
-        return self.zone, self.protocol, self.client, self.frontend
+        return self.client_zone or self.zone, self.protocol, self.client, self.frontend
 
     @property
     def reply_key(self) -> ReplyKey:
@@ -167,12 +168,28 @@ class Tracker:
     ) -> Flow | None:
         return self._alive(self.reply.get((zone, protocol, backend, source)), now)
 
+    def find_foreign(
+        self, zone: Zone, protocol: int, client: Endpoint, frontend: Endpoint, now: int
+    ) -> Flow | None:
+        """A flow of this tuple whose client is not met by the hooks of the zone it is kept in."""
+        elsewhere = Zone.POD if zone is Zone.OUTSIDE else Zone.OUTSIDE
+        for client_zone in (zone, elsewhere):
+            flow = self.find_forward(client_zone, protocol, client, frontend, now)
+            if flow and flow.zone is zone and (flow.is_nodes or client_zone is elsewhere):
+                return flow
+        return None
+
     def _alive(self, flow: Flow | None, now: int) -> Flow | None:
         return flow if flow and flow.is_alive(self.world.lifetimes, now) else None
 
     def add(self, flow: Flow) -> None:
         """Put it in, in place of whatever had its tuples before."""
-        for stale in (self.forward.get(flow.forward_key), self.reply.get(flow.reply_key)):
+        claimed = (flow.zone, *flow.forward_key[1:])  # by somebody at the other hook, if crossing
+        for stale in (
+            self.forward.get(flow.forward_key),
+            self.forward.get(claimed),
+            self.reply.get(flow.reply_key),
+        ):
             if stale is not None:
                 self.remove(stale)
         self.direct.pop(flow.reply_key, None)

@@ -96,6 +96,8 @@ class World:
     snat_ports: range = range(32768, 65536)
     lifetimes: Lifetimes = Lifetimes()
     node_sockets: set[tuple[int, Endpoint, Endpoint]] = field(default_factory=set)
+    cluster_ip_from_outside: bool = False  # R42
+    masquerade_all: bool = False  # R56
 
     def route(self, address: bytes) -> int | None:
         """ifindex by longest prefix; LOCAL for the node's own; None: no route."""

@@ -113,6 +113,7 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
         ("enable-auto-protect-node-port-range", False, "reserve_node_ports", False),
         ("snat_port_range", [40000, 50000], "snat_port_range", PortRange(40000, 50000)),
         ("bpf_lb_external_clusterip", True, "cluster_ip_from_outside", True),
+        ("masquerade_all", True, "masquerade_all", True),
         ("conntrack-tcp-timeout-established", "24h0m0s", "tcp_established_s", 86400),
         ("conntrack_tcp_timeout_transitory", "2m30s", "tcp_transitory_s", 150),
         ("conntrack_tcp_timeout_reset", 5, "tcp_reset_s", 5),
@@ -176,10 +177,11 @@ def test_a_bad_flag_is_named_with_what_it_wants(flag: str, value: Any, message: 
 
 
 def test_settings_of_the_packet_layer_are_members_of_struct_config() -> None:
-    """R42; the names are checked against the object when it is loaded."""
+    """R42, R56; the names are checked against the object when it is loaded."""
     config = config_of(
         nodeport_range="20000-39999",
         cluster_ip_from_outside=True,
+        masquerade_all=True,
         conntrack_tcp_timeout_established="3h",
     )
 
@@ -193,7 +195,14 @@ def test_settings_of_the_packet_layer_are_members_of_struct_config() -> None:
         "snat_port_first": 40000,
         "snat_port_last": 65535,
         "cluster_ip_from_outside": 1,
+        "masquerade_all": 1,
     }
+
+
+def test_masquerading_without_packets_is_refused() -> None:
+    """R56: a socket hook cannot do it, and the two were asked for by one operator."""
+    with pytest.raises(UsageError, match="masquerade-all wants the packet layer"):
+        config_of(masquerade_all=True, packet_lb=False)
 
 
 def test_no_source_is_refused() -> None:
@@ -379,8 +388,6 @@ def test_what_kubeadm_writes_gives_no_warning_for_what_is_not_set(config_file: A
         ("oomScoreAdj: -999\n", "oomScoreAdj"),
         ("featureGates: {A: true, B: false}\n", "featureGates"),
         ("featureGates: {AllowServiceExternalIPs: true, A: true}\n", "featureGates"),
-        ("iptables: {masqueradeAll: true}\n", "iptables.masqueradeAll"),
-        ("nftables: {masqueradeAll: true}\n", "nftables.masqueradeAll"),
         ("iptables: {localhostNodePorts: false}\n", "iptables.localhostNodePorts"),
         ("conntrack: {maxPerCore: 32768}\n", "conntrack.maxPerCore"),
         ("conntrack: {tcpCloseWaitTimeout: 1h0m0s}\n", "conntrack.tcpCloseWaitTimeout"),
@@ -401,6 +408,19 @@ def test_a_field_without_meaning_is_named_in_one_warning(
 
     (warning,) = warnings
     assert warning.startswith(f"{path}: {field} ")
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_masquerading_of_either_mode_means_our_option(config_file: Any, mode: str) -> None:
+    """R56."""
+    head = KUBE_PROXY + "nodePortAddresses: [primary]\n"
+    wanted = config_file(head + f"{mode}: {{masqueradeAll: true}}\n")
+
+    config, warnings = load_config(wanted, STATE)
+    overruled, _ = load_config(wanted, {**STATE, "masquerade-all": False})
+
+    assert (config.masquerade_all, overruled.masquerade_all) == (True, False)
+    assert warnings == ()
 
 
 @pytest.mark.parametrize(("gate", "cidrs"), [("true", None), ("false", ())])
