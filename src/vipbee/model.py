@@ -134,8 +134,6 @@ class Taint(Struct, gc=False, kw_only=True):
 
 
 class NodeSpec(Struct, gc=False, kw_only=True):
-    podCIDR: str = ""
-    podCIDRs: list[str] | None = None
     taints: list[Taint] | None = None
     unschedulable: bool = False
 

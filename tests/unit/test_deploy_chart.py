@@ -40,7 +40,7 @@ EVERY_SWITCH: dict[str, Any] = {
     "maxUnavailable": 1,
     "podLabels": {"team": "network"},
     "podAnnotations": {"note": "x"},
-    "agent": {"packet-lb": True, "map-sizes": {"backends": 1024}, "cluster-cidr": ["10.0.0.0/8"]},
+    "agent": {"packet-lb": True, "map-sizes": {"backends": 1024}, "masquerade-all": True},
     "resources": {"limits": {"memory": "1Gi"}},
     "serviceAccount": {"annotations": {"note": "x"}},
 }

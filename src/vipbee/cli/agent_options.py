@@ -31,7 +31,7 @@ _NODE: _Options = (
     _Option(
         ("bind-address",), "IP", "The node's primary address of its family; default: the Node's."
     ),
-    _Option(("cluster-cidr",), "CIDR[,CIDR]", "What counts as pod traffic."),
+    _Option(("cluster-cidr",), "CIDR[,CIDR]", "Accepted; pods are told by their devices."),
     _Option(
         ("nodeport-addresses",),
         "primary|CIDR,…",

@@ -12,7 +12,8 @@ camelCase (`state-file` or `stateFile`), plus what has no flag:
     devices: [eth+]                       pod-devices: [veth+, cali+]
     detect-local-mode: BridgeInterface    pod-bridge-interface: cni0
     bind-address: 192.0.2.7               (or pod-interface-name-prefix, for mode …NamePrefix)
-    cluster-cidr: [10.244.0.0/16]         nodeport-addresses: primary
+    cluster-cidr: [10.244.0.0/16]         # accepted, no effect
+    nodeport-addresses: primary
     service-cluster-ip-range: [10.96.0.0/12]      # what is free of it drops (R38)
     healthz-bind-address: 0.0.0.0:10256   metrics-bind-address: ""    # disabled
     socket-lb: true                       bind-protection: false
@@ -84,7 +85,6 @@ class AgentConfig:
     pod_devices: tuple[str, ...] = ()
     pod_bridge: str = ""  # its ports are pods' devices
     bind_address: bytes | None = None  # the node's primary address of its family (R90)
-    cluster_cidrs: tuple[Cidr, ...] = ()
     service_cidrs: tuple[Cidr, ...] = ()  # and those of the API server (R38)
     node_port_addresses: NodePortAddresses = PRIMARY
     healthz_bind: BindAddress | None = DEFAULT_HEALTHZ  # None: disabled

@@ -3,7 +3,7 @@
 
 Here a pod is known by the device its packets come in by, whatever their source address is. So
 two of the four modes say which devices these are, and the other two, which look at source
-addresses, change nothing.
+addresses, change nothing: so no CIDR of pods is kept that could be stale (R58).
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ def apply_mode(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     prefix = result.pop("pod_prefix", None)
     bridge = result.pop("pod_bridge", None)
     warnings = []
-    if chosen in _BY_ADDRESS:
+    idle = [f"detect-local-mode {chosen}"] if chosen in _BY_ADDRESS else []
+    idle += ["cluster-cidr"] if result.pop("cluster_cidrs", ()) else []
+    if idle:
+        has = "has" if len(idle) == 1 else "have"
         warnings.append(
-            f"detect-local-mode {chosen} has no effect: pods are told by their devices, see"
+            f"{' and '.join(idle)} {has} no effect: pods are told by their devices, see"
             " --pod-devices"
         )
     given = {"pod_bridge": bridge, "pod_prefix": prefix}

@@ -75,7 +75,6 @@ def test_every_option_reaches_the_configuration(started: list[AgentConfig]) -> N
     assert config.node_name == "node-a"
     assert (config.cgroup_root, config.bpf_root) == (Path("/cg"), Path("/bpf"))
     assert (config.devices, config.pod_devices) == (("eth+",), ("veth+", "cali+"))
-    assert len(config.cluster_cidrs) == 2
     assert str(config.healthz_bind) == "127.0.0.1:1"
     assert config.metrics_bind is None
     assert not config.socket_lb

@@ -51,7 +51,6 @@ def test_defaults_are_those_of_the_interface() -> None:
         bpf_root=Path("/sys/fs/bpf/vipbee"),
         devices=(),
         pod_devices=(),
-        cluster_cidrs=(),
         node_port_addresses=NodePortAddresses(()),
         healthz_bind=BindAddress("0.0.0.0", 10256),
         metrics_bind=BindAddress("127.0.0.1", 10249),
@@ -80,13 +79,6 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
         ("devices", "eth0, ens+", "devices", ("eth0", "ens+")),
         ("pod_devices", "veth+,cali+", "pod_devices", ("veth+", "cali+")),
         ("pod_devices", "", "pod_devices", ()),
-        (
-            "cluster_cidr",
-            "10.244.0.0/16,fd00::/8",
-            "cluster_cidrs",
-            cidrs("10.244.0.0/16", "fd00::/8"),
-        ),
-        ("cluster_cidr", "10.244.1.2/16", "cluster_cidrs", cidrs("10.244.0.0/16")),
         ("nodeport_addresses", "primary", "node_port_addresses", NodePortAddresses()),
         (
             "nodeport_addresses",
@@ -331,7 +323,6 @@ def test_an_empty_file_changes_nothing(config_file: Any) -> None:
 def test_fields_of_a_kube_proxy_configuration_are_taken_over(config_file: Any) -> None:
     path = config_file(
         KUBE_PROXY + "hostnameOverride: node-a\n"
-        "clusterCIDR: 10.244.0.0/16,fd00::/64\n"
         "nodePortAddresses: [192.0.2.0/24]\n"
         "healthzBindAddress: 0.0.0.0:1\n"
         'metricsBindAddress: "[::1]:2"\n'
@@ -346,7 +337,6 @@ def test_fields_of_a_kube_proxy_configuration_are_taken_over(config_file: Any) -
     assert config == AgentConfig(
         kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
         node_name="node-a",
-        cluster_cidrs=cidrs("10.244.0.0/16", "fd00::/64"),
         node_port_addresses=NodePortAddresses(cidrs("192.0.2.0/24")),
         healthz_bind=BindAddress("0.0.0.0", 1),
         metrics_bind=BindAddress("::1", 2),
@@ -470,6 +460,17 @@ def test_modes_that_name_devices_are_taken_over(config_file: Any) -> None:
     assert (by_prefix.pod_devices, by_prefix.pod_bridge) == (("veth+",), "")
     assert (by_bridge.pod_devices, by_bridge.pod_bridge) == ((), "cni0")
     assert no_warnings == none_either == ()
+
+
+def test_cluster_cidr_is_told_to_change_nothing() -> None:
+    """R57: once, also beside the mode that would read it."""
+    alone, (warning,) = load_config(None, {**STATE, "cluster-cidr": "10.244.0.0/16,fd00::/8"})
+    options = {**STATE, "cluster-cidr": "10.244.1.2/16", "detect-local-mode": "ClusterCIDR"}
+    _, (both,) = load_config(None, options)
+
+    assert alone == config_of()
+    assert warning.startswith("cluster-cidr has no effect: ")
+    assert both.startswith("detect-local-mode ClusterCIDR and cluster-cidr have no effect: ")
 
 
 @pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])

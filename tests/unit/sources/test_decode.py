@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from vipbee.core.store import Changes, Store
 from vipbee.errors import SourceError
 from vipbee.model import EndpointSlice, Node, Problem, Service
 from vipbee.sources.decode import Decoded, decode_objects
@@ -444,3 +445,16 @@ def test_single_endpoint_slice_in_json_keeps_its_own_endpoints() -> None:
 
     assert isinstance(found, EndpointSlice)
     assert found.endpoints is not None
+
+
+def test_cidrs_of_pods_are_not_read_so_none_can_be_stale() -> None:
+    """R58: kube-proxy has to start again when they change; to us nothing has changed."""
+    before, after = (
+        decode(as_json({**NODE, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})).objects
+        for cidr in ("10.244.1.0/24", "10.244.9.0/24")
+    )
+    store = Store()
+    store.replace("a", before)
+
+    assert before == after
+    assert store.replace("a", after) == store.upsert("a", after[0]) == Changes()
