@@ -16,16 +16,20 @@ from vipbee.abi import MapName, Reason
 from vipbee.core.snapshot import Records, Snapshot
 
 
-class Reader(Protocol):
+class HashReader(Protocol):
+    """Open tables of which only hashes are read."""
+
+    def read_hash(self, name: MapName) -> tuple[Records, Records]:
+        """Every entry as parallel keys and values."""
+
+
+class Reader(HashReader, Protocol):
     """Open tables, to be read only."""
 
     def snapshot(self) -> Snapshot: ...
 
     def read_array(self, name: MapName) -> Records:
         """Every value, by index."""
-
-    def read_hash(self, name: MapName) -> tuple[Records, Records]:
-        """Every entry as parallel keys and values."""
 
     def read_reasons(self) -> Records:
         """u8 by `abi.Reason`, summed over CPUs."""

@@ -202,14 +202,15 @@ class _Backends(_Groups):
         )
 
 
-def _state(flags: int) -> str:
+def state_of(flags: int) -> str:
+    """The state of a backend by its abi.BackendFlag."""
     if flags & BackendFlag.TERMINATING:
         return "terminating"
     return "active" if flags & _SELECTED else "not selected"
 
 
 # by flags, because arithmetic with IntFlag takes a microsecond, and there may be a million
-_STATES = [_state(flags) for flags in range(256)]
+_STATES = [state_of(flags) for flags in range(256)]
 _IS_SELECTED = [bool(flags & _SELECTED) for flags in range(256)]
 _IS_ON_NODE = [bool(flags & BackendFlag.ON_NODE) for flags in range(256)]
 

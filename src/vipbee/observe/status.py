@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from vipbee.abi import MapName, ReportSeverity
 from vipbee.core.snapshot import Records
-from vipbee.observe.readings import Reader, map_usage, reasons, text
+from vipbee.observe.readings import HashReader, Reader, map_usage, reasons, text
 
 _ALMOST_FULL = 0.9
 
@@ -143,7 +143,7 @@ def fill(
     status.degraded = [*degraded, *full]
 
 
-def read_problems(reader: Reader) -> list[ProblemView]:
+def read_problems(reader: HashReader) -> list[ProblemView]:
     """What the agent reported, errors first, as it sorted them."""
     keys, values = reader.read_hash(MapName.REPORTS)
     order = np.lexsort((keys, values["severity"] != ReportSeverity.ERROR))
