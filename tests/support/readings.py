@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vipbee.abi import BackendFlag, FrontendKind, MapName, Reason
+from vipbee.abi import BackendFlag, FrontendKind, MapName, Reason, ReportSeverity
 from vipbee.address import UNSPECIFIED_V4, parse_address
 from vipbee.core.desired import Desired
 from vipbee.core.snapshot import Capacity, Records, Snapshot
@@ -128,3 +128,54 @@ class ReadableTables:
 
     def max_entries(self, name: MapName) -> int:
         return SIZE
+
+
+class PointTables(ReadableTables):
+    """The same, entry by entry: an `observe.explain.lookups.PointReader`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hashes: dict[MapName, tuple[Records, Records]] = {}
+        """Tables of the packet layer, as parallel keys and values."""
+
+    def add_device(self, ifindex: int, flags: int, v4: str) -> None:
+        key, value = np.array([ifindex], np.uint32), np.zeros(1, self.layouts["device"])
+        value["v4"] = np.frombuffer(parse_address(v4), self.layouts["address"])
+        value["flags"] = flags
+        keys, values = self.hashes.get(MapName.DEVICES, (key[:0], value[:0]))
+        # not np.concatenate: it turns big-endian members into native ones
+        self.hashes[MapName.DEVICES] = (
+            np.append(keys, key),
+            np.frombuffer(values.tobytes() + value.tobytes(), value.dtype),
+        )
+
+    def report(self, about: str, message: str) -> None:
+        row = np.zeros(1, self.layouts["report"])
+        row["object"], row["message"] = about.encode(), message.encode()
+        row["severity"] = ReportSeverity.ERROR
+        self.reports = np.append(self.reports, row)
+
+    def has(self, name: MapName) -> bool:
+        return name in self._tables() or name in self.tables.arrays
+
+    def read_hash(self, name: MapName) -> tuple[Records, Records]:
+        return self._tables()[name]
+
+    def read_entries(self, name: MapName, keys: Records) -> tuple[Records, Records]:
+        if name in self.tables.arrays:
+            return self.tables.arrays[name][keys], np.ones(len(keys), bool)
+        known, values = self._tables()[name]
+        rows = {key.tobytes(): value for key, value in zip(known, values, strict=True)}
+        nothing = np.zeros(1, values.dtype)[0]
+        found = [rows.get(key.tobytes(), nothing) for key in keys]
+        return np.array(found, values.dtype), np.array([key.tobytes() in rows for key in keys])
+
+    def _tables(self) -> dict[MapName, tuple[Records, Records]]:
+        now = self.snapshot()
+        return {
+            MapName.FRONTENDS: (now.frontend_keys, now.frontends),
+            MapName.ADDRESSES: (now.address_keys, now.addresses),
+            MapName.SERVICES: (now.service_ids, now.services),
+            MapName.REPORTS: super().read_hash(MapName.REPORTS),
+            **self.hashes,
+        }
