@@ -163,6 +163,36 @@ def test_backend_list_counts_connections(pinned: Hooked, show: Show) -> None:
     assert (second["address"], second["opened"]) == ("10.244.1.2", 0)
 
 
+def test_explain_reads_pins_and_writes_nothing(pinned: Hooked, show: Show) -> None:
+    assert pinned.tables is not None
+    before = pinned.tables.read_reasons().tolist()
+
+    code, view = show("explain", "172.30.0.1:30080")
+
+    assert code == 0
+    assert (view["frontend"]["name"], view["frontend"]["type"]) == ("web", "NodePort")
+    sockets, packets = view["answers"]
+    assert (sockets["layer"], sockets["verdict"]) == ("sockets", "translate")
+    (candidate,) = sockets["candidates"]
+    assert (candidate["address"], candidate["sharePercent"]) == ("10.244.1.1", 100)
+    assert (packets["verdict"], packets["reason"]) == ("pass", None)  # that layer is off
+    assert pinned.tables.read_reasons().tolist() == before
+
+
+@pytest.mark.parametrize(
+    ("destination", "verdict", "reason"),
+    [("192.0.2.1:80", "pass", None), ("10.96.0.10:81", "refuse", "unknown_port")],
+)
+def test_explain_exits_0_also_for_what_is_not_served(
+    show: Show, destination: str, verdict: str, reason: str | None
+) -> None:
+    code, view = show("explain", destination)
+
+    assert (code, view["frontend"]) == (0, None)
+    sockets = view["answers"][0]
+    assert (sockets["verdict"], sockets["reason"]) == (verdict, reason)
+
+
 def test_pinned_map_of_another_shape_is_refused(
     pinned: Hooked, capsys: pytest.CaptureFixture[str]
 ) -> None:

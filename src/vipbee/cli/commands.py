@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": ("vipbee.cli.status", "status"),
     "service": ("vipbee.cli.service", "app"),
     "backend": ("vipbee.cli.backend", "app"),
+    "explain": ("vipbee.cli.explain", "explain"),
     "conntrack": ("vipbee.cli.connections", "conntrack"),
     "nat": ("vipbee.cli.connections", "nat"),
     "affinity": ("vipbee.cli.connections", "affinity"),
