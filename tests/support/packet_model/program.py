@@ -58,6 +58,7 @@ class Tables:
             value["v6"] = self._address(device.v6)
             value["mtu"] = device.mtu
             flags = DeviceFlag.POD if device.is_pod else DeviceFlag.UPLINK
+            flags = DeviceFlag.LOOPBACK if device.name == "lo" else flags
             value["flags"] = flags if device.has_ethernet else flags | DeviceFlag.L3
             self._put("devices", device.ifindex.to_bytes(4, "little"), value)
 
