@@ -40,7 +40,7 @@ from vipbee.abi import AddressFlag, FrontendKind, MapName, Reason
 from vipbee.address import format_address
 from vipbee.core.service_cidrs import render_cidrs
 from vipbee.datapath import syscall
-from vipbee.datapath.btf import load_layouts
+from vipbee.datapath.layouts import load_layouts
 from vipbee.observe.explain.view import Path, Verdict
 
 WIRE = 9999

@@ -23,9 +23,9 @@ from tests.support.packet_model.wire import TCP, Endpoint, Packet, parse
 from tests.support.packet_model.world import is_loopback
 from vipbee.abi import AddressFlag, Reason
 from vipbee.address import format_address
-from vipbee.datapath.btf import load_layouts
 from vipbee.datapath.hooks import read_config
 from vipbee.datapath.kernel import KernelTables
+from vipbee.datapath.layouts import load_layouts
 from vipbee.observe.explain.lookups import Lookups
 from vipbee.observe.explain.packets import at_packets
 from vipbee.observe.explain.question import Question

@@ -107,7 +107,7 @@ def _ifindex(device: str) -> int:
 
 
 def _ask(question: Question, bpf_root: Path) -> ExplainView:
-    from vipbee.datapath.btf import load_layouts
+    from vipbee.datapath.layouts import load_layouts
     from vipbee.observe.explain.compose import explain as answer
     from vipbee.observe.explain.lookups import Lookups
 
@@ -125,8 +125,8 @@ def _ask(question: Question, bpf_root: Path) -> ExplainView:
 
 def _settings(bpf_root: Path) -> Settings:
     from vipbee.datapath.attached import read_hooks
-    from vipbee.datapath.btf import load_layouts
     from vipbee.datapath.hooks import read_config
+    from vipbee.datapath.layouts import load_layouts
     from vipbee.observe.explain.settings import Settings
 
     directory = find_pins(bpf_root)
