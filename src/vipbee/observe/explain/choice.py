@@ -93,8 +93,7 @@ def say_policy(
 ) -> None:
     """Which of the two sets, and why (R43-R51)."""
     run = frontend.local if is_local else frontend.cluster
-    which = "those on this node" if is_local else "the whole cluster's"
-    number = f"{which}: {run.size}"
+    number = f"{run.size} to choose from, {'on this node' if is_local else 'in the whole cluster'}"
     if not frontend.is_policy_local:
         story.say(Step.POLICY, f"policy Cluster: {number}", "R28")
     elif is_local:
