@@ -98,7 +98,6 @@ def test_constants_are_where_numpy_finds_them_too() -> None:
     with open_btf() as btf:
         members = btf.integers("config")
 
-    assert list(members) == list(layout.names or ())
-    assert members == {
-        name: (at, dtype.itemsize) for name, (dtype, at) in dict(layout.fields or {}).items()
-    }
+    fields = {name: field for name, field in dict(layout.fields or {}).items() if name != "pad"}
+    assert list(members) == list(fields)
+    assert members == {name: (at, dtype.itemsize) for name, (dtype, at) in fields.items()}

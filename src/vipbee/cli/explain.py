@@ -74,7 +74,7 @@ def explain(
     output: FormatOption = Format.TABLE,
     bpf_root: BpfRootOption = DEFAULT_BPF_ROOT,
 ) -> None:
-    """Say what is done with a connection or packet to an address, and why, step by step.
+    """Say where a connection or packet goes, and why, step by step.
 
     Reads the pinned maps and sends nothing. Exits 0 also for what is not ours.
     """

@@ -72,11 +72,12 @@ class Btf:
         return found
 
     def integers(self, name: str) -> dict[str, tuple[int, int]]:
-        """Of a struct that has nothing else: {member: (offset, size)} in bytes, native order."""
+        """Of a struct: {member: (offset, size)} in bytes, native order; padding is left out."""
         entry = next(t for _, t in self.types() if t.kind == STRUCT and t.name == name)
         return {
             member.name: (member.offset, self._integer_size(member))
             for member in self.members(entry)
+            if member.name != "pad"
         }
 
     def enums(self) -> dict[str, dict[str, int]]:
