@@ -97,6 +97,8 @@ def test_directory_that_is_no_cgroup_blocks_with_a_remedy(
 def test_kernel_without_a_hook_is_found_by_trying(
     cgroup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F47"""
+
     def refuse(*_: object) -> int:
         raise OSError(22, "Invalid argument")
 

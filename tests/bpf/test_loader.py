@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start, restart and removal of the pinned datapath: F40, F41, F44, F48, F51, F54, F57, F168."""
+"""Start, restart and removal of the pinned datapath: F40, F41, F44, F48, F51, F54, F57, D168."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_second_start_changes_nothing(fresh: Hooked) -> None:
 
 
 def test_other_configuration_replaces_programs_through_their_links(fresh: Hooked) -> None:
-    """Links and tables stay, every program is exchanged; the Service never went away."""
+    """F43: links and tables stay, every program is exchanged; the Service never went away."""
     before = all_ids(fresh.directory)
 
     loaded = fresh.load(bind_protection=True)
@@ -191,7 +191,7 @@ def test_socket_lb_off_detaches_and_on_attaches(fresh: Hooked) -> None:
 
 
 def test_foreign_layout_is_refused_and_left_alone(fresh: Hooked) -> None:
-    """F41: exit code 3, the remedy named, forwarding as before."""
+    """F43, F41: exit code 3, the remedy named, forwarding as before."""
     (fresh.bpf_root / "v0" / "maps").mkdir(parents=True)
     before = all_ids(fresh.directory)
 

@@ -130,7 +130,7 @@ def test_node_address_dialled_from_another_namespace_is_served(
 
 
 def test_other_ports_and_other_addresses_pass(hooked: Hooked, stack: Stack) -> None:
-    """R90: a host server on an unselected address keeps the number; other ports are free."""
+    """F27, R90: a host server on an unselected address keeps the number; other ports are free."""
     program(hooked, stack)
 
     def client() -> tuple[int, bool]:
@@ -159,7 +159,7 @@ def test_number_belongs_to_one_protocol(hooked: Hooked, stack: Stack) -> None:
 
 
 def test_exact_frontend_comes_before_the_node_port(hooked: Hooked, stack: Stack) -> None:
-    """R92: an external IP that is the node's address, same number, another Service."""
+    """F27, R92: an external IP that is the node's address, same number, another Service."""
     hooked.program_only(
         service_port(
             "by-node-port",

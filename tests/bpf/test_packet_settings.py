@@ -81,7 +81,7 @@ def test_a_restart_with_other_settings_keeps_the_tables(hooked: Hooked) -> None:
 
 
 def test_sockets_are_served_where_packets_cannot_be(hooked: Hooked) -> None:
-    """The packet layer is on by default: what it lacks must not cost the socket layer."""
+    """F46: the packet layer is on by default: what it lacks must not cost the socket layer."""
     too_large = {**hooked.sizes, "conntrack_new_outside": 1 << 31}
     elsewhere = hooked.bpf_root.with_name(f"{hooked.bpf_root.name}-e")
     request = replace(hooked.request(), packet_lb=True, sizes=too_large, bpf_root=elsewhere)

@@ -185,7 +185,7 @@ def test_external_policy_local_does_not_bind_programs_inside(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_refusal_on_a_kernel_without_set_retval(old: Hooked, spelling: Stack, way: str) -> None:
-    """R35, R37: TCP is refused by a reset from loopback, UDP gets EPERM; never silence."""
+    """F47, R35, R37: TCP is refused by a reset from loopback, UDP gets EPERM; never silence."""
     frontend = cluster_ip(spelling.vip(10), 80, protocol_of(way))
     old.program_only(service_port("none", frontend, [], family=spelling.family))
     expected = errno.ECONNREFUSED if way == TCP_CONNECT else errno.EPERM

@@ -60,6 +60,7 @@ def test_what_the_administrator_reserved_stays(hooked: Hooked) -> None:
 
 
 def test_another_range_replaces_the_first(hooked: Hooked) -> None:
+    """F27"""
     administrate(hooked, "8080")
     bring(hooked, NODE_PORTS)
 

@@ -306,7 +306,7 @@ def test_the_agent_sweeps_at_once_when_addresses_change(
 def test_where_the_iterators_are_missing_the_tables_are_walked(
     directory: PinDirectory, tables: KernelTables
 ) -> None:
-    """Kernels without BTF. The last test: the pin is gone afterwards."""
+    """F47: kernels without BTF. The last test: the pin is gone afterwards."""
     directory.remove("programs", "vipbee_sweep_pod")
     put(tables, *connections(1, age_s=10_000))
 

@@ -99,7 +99,7 @@ def sweep(tables: KernelTables, now: int = NOW, *, unfinished: bool = False) -> 
 def test_an_entry_goes_when_its_lifetime_is_over_and_not_a_second_before(
     tables: KernelTables, protocol: int, client: int, backend: int, lifetime_s: int
 ) -> None:
-    """D68-D91, F61: RFC 5382 and 4787 lifetimes; both halves go together."""
+    """F62, D68-D91, F61: RFC 5382 and 4787 lifetimes; both halves go together."""
     keys, values = connections(1)
     keys["protocol"] = protocol
     values["client_seen"], values["backend_seen"] = client, backend

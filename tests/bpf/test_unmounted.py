@@ -48,7 +48,7 @@ def unmount(point: Path) -> None:
 
 
 def test_what_was_pinned_is_pinned_again(mounted: Hooked) -> None:
-    """Maps, programs and links by id; the hooks never stop, and the next start adopts them."""
+    """F50: Maps, programs and links by id; the hooks never stop, and the next start adopts them."""
     before = all_ids(mounted.directory)
     mounted.directory.note(QDISCS, "1-2")
     with pins.exclusive(mounted.bpf_root) as lock:

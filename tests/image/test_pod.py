@@ -256,7 +256,7 @@ def test_status_in_the_pod_says_that_it_runs(pod: Pod) -> None:
 
 
 def test_pod_refuses_a_node_without_bpffs(pod: Pod, tmp_path: Path) -> None:
-    """Pins in a bpffs that the agent mounted for itself would go with the pod."""
+    """F50: pins in a bpffs that the agent mounted for itself would go with the pod."""
     (container,) = pod.spec["initContainers"]
     (tmp_path / "plain").mkdir()
     node = Node(

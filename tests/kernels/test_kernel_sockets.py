@@ -55,7 +55,7 @@ def test_udp_without_endpoint_fails_at_once(sockets: Report, kernel: str) -> Non
 
 
 def test_connected_udp_socket_is_released_when_its_backend_goes(sockets: Report) -> None:
-    """R110; destroyed by the kernel's iterator where it can, through sock_diag below 6.5."""
+    """F47, R110; destroyed by the kernel's iterator where it can, through sock_diag below 6.5."""
     assert sockets["udp4_released"] == ["ECONNABORTED", "hello", VIPS[4], UDP_PORT]
 
 

@@ -300,7 +300,7 @@ def test_cleanup_removes_exactly_what_vipbee_made(lab: Lab, running: Agent, clie
 def test_program_of_others_at_the_same_hook_keeps_its_say(
     lab: Lab, running: Agent, client: Remote
 ) -> None:
-    """D168: a firewall that denies connect4 denies it with us, and only while it is there."""
+    """F53, D168: a firewall that denies connect4 denies it with us, and only while it is there."""
     with ForeignProgram(running.node_cgroup, allows=False):
         denied = client.who(VIP)
         ipv6 = client.who(VIP6)

@@ -205,7 +205,7 @@ def test_what_is_wrong_becomes_an_event(
 def test_node_without_its_object_is_alive_and_not_wanted_by_load_balancers(
     lab: Lab, clients: list[Remote], server: PlacedApiServer
 ) -> None:
-    """R104: the own Node goes, as when it is deleted; the reason is told."""
+    """F30, R104: the own Node goes, as when it is deleted; the reason is told."""
     agent = lab.agent("node-1")
     whole = state(lab, echo_service("web", VIP[0]))
     others = [node for node in whole["nodes"] if node["metadata"]["name"] != "node-1"]

@@ -281,7 +281,7 @@ def test_a_filter_that_somebody_deletes_is_noticed_and_attached_again(lab: Lab) 
 
 
 def test_cleanup_and_clsact_below_6_6(lab: Lab) -> None:
-    """F52, F53, F58: served by filters alone; filters and qdiscs of others stay."""
+    """F47, F52, F53, F58: served by filters alone; filters and qdiscs of others stay."""
     agent = lab.agent(NODE)
     agent.stop()
     directory = PinDirectory(agent.bpf_root / LAYOUT_VERSION)

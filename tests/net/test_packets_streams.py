@@ -83,7 +83,7 @@ def test_no_request_fails_while_the_agent_is_killed_and_started(lab: Lab, client
 
 
 def test_a_connection_made_before_a_restart_goes_on_after_it(lab: Lab, client: Place) -> None:
-    """R8: the tables outlive the process, and the new one takes nothing away."""
+    """F62, R8: the tables outlive the process, and the new one takes nothing away."""
     with Stream(client, (vip(client, "cluster", 6), 7000), held=20) as stream:
         lab.agent("node-1").restart()
         report = stream.run_for(200)

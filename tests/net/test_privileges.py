@@ -182,7 +182,7 @@ def test_it_brings_back_what_somebody_removed(agent: Agent, client: Remote) -> N
 
 
 def test_the_agent_ends_with_its_helper_and_says_so(agent: Agent, client: Remote) -> None:
-    """It is started again by whoever started it; forwarding goes on meanwhile."""
+    """F70: it is started again by whoever started it; forwarding goes on meanwhile."""
     log_end = len(agent.log.read_text())
 
     os.kill(helper_pid(agent), signal.SIGKILL)
@@ -202,7 +202,7 @@ def test_the_helper_ends_with_its_agent(agent: Agent, client: Remote) -> None:
 
 
 def test_signals_that_stop_the_agent_do_not_stop_the_helper_first(agent: Agent) -> None:
-    """systemd and Ctrl-C tell all processes at once."""
+    """F69: systemd and Ctrl-C tell all processes at once."""
     eventually(lambda: len(agent.pids) == 2, within_s=10)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(helper_pid(agent), number)

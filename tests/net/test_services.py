@@ -244,7 +244,7 @@ def test_node_port_is_no_port_of_other_addresses(lab: Lab, family: int) -> None:
 
 
 def test_external_ip_on_a_node_address_wins_over_the_node_port_there(lab: Lab) -> None:
-    """R92: externalIP 172.30.0.2:30090 against NodePort 30090; the other node keeps it."""
+    """F27, R92: externalIP 172.30.0.2:30090 against NodePort 30090; the other node keeps it."""
     contested = {curl(lab.pod("client-1"), url("172.30.0.2", 30090)).stdout for _ in range(8)}
     other = curl(lab.pod("client-1"), url("172.30.0.1", 30090)).stdout
 

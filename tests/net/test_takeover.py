@@ -89,6 +89,7 @@ def ruleset(node: Place) -> str:
 
 
 def test_agent_refuses_to_start_beside_rules_of_kube_proxy(lab: Lab, agent: Agent) -> None:
+    """F55"""
     agent.options = options(lab)
     before = ruleset(lab.node("node-1"))
 
@@ -157,7 +158,7 @@ def test_rules_stay_until_a_first_complete_programming(lab: Lab, agent: Agent) -
 def test_rules_of_a_living_kube_proxy_stay_until_it_is_gone(
     lab: Lab, agent: Agent, kube_proxy: subprocess.Popen[str]
 ) -> None:
-    """It would write them again; so it is told first, by name of where it was seen."""
+    """F55: it would write them again; so it is told first, by name of where it was seen."""
     node = lab.node("node-1")
     agent.options = options(lab, "--takeover")
 

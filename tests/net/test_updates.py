@@ -165,7 +165,7 @@ def test_established_connection_outlives_endpoint_and_service(
 def test_terminating_endpoint_gets_no_new_connection_while_others_are_ready(
     lab: Lab, client: Remote, vip: str
 ) -> None:
-    """R28, R30: then serving and terminating ones; unready ones never."""
+    """F23, R28, R30: then serving and terminating ones; unready ones never."""
     address = serve(lab, client, vip)
 
     lab.set_endpoint("web-0", TERMINATING)

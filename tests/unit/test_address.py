@@ -48,6 +48,7 @@ def test_spellings_of_one_address_are_equal(text: str, canonical: str) -> None:
     ],
 )
 def test_anything_else_is_refused_by_name(text: str) -> None:
+    """F32"""
     with pytest.raises(ValueError, match="is not an IP address"):
         parse_address(text)
 

@@ -27,7 +27,7 @@ def test_nothing_is_programmed_before_begin() -> None:
 
 
 def test_begin_programs_everything_known() -> None:
-    """R7, R8: slices before their Service, from different sources."""
+    """F18, R7, R8: slices before their Service, from different sources."""
     node_ = Node()
     one, two = web()
     node_.replace("slices", [two])

@@ -74,7 +74,7 @@ def test_applied_says_whether_a_backend_was_withdrawn(
 
 
 def test_service_comes_back_under_its_name() -> None:
-    """R126, R127: another ClusterIP, then the old one again."""
+    """F19, R126, R127: another ClusterIP, then the old one again."""
     node_ = Node()
     node_.replace("a", web())
     node_.begin()

@@ -118,6 +118,7 @@ def test_every_error_has_its_exit_code(
 def test_errors_of_the_agents_tasks_come_out_of_their_group(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F70"""
     inner = ExceptionGroup("inner", [EnvironmentUnusable("gone", remedy="restart")])
     monkeypatch.setattr(commands, "app", failing(ExceptionGroup("tasks", [inner])))
 
@@ -126,6 +127,7 @@ def test_errors_of_the_agents_tasks_come_out_of_their_group(
 
 
 def test_programming_error_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F70"""
     mixed = ExceptionGroup("tasks", [VipbeeError("x"), ZeroDivisionError()])
     monkeypatch.setattr(commands, "app", failing(mixed))
 
@@ -217,7 +219,7 @@ def test_cleanup_of_nothing_is_no_error(tmp_path: Path, capsys: pytest.CaptureFi
 def test_cleanup_refuses_a_directory_that_is_no_bpffs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It removes whole directories: a wrong --bpf-root must not cost anybody their files."""
+    """F51: it removes whole directories: a wrong --bpf-root must not cost anybody their files."""
     (tmp_path / "v1").mkdir()
 
     assert run(["cleanup", "--bpf-root", str(tmp_path)]) == 3

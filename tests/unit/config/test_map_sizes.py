@@ -100,5 +100,6 @@ def test_sizes_too_large_for_the_memory_are_named() -> None:
 
 
 def test_sizes_the_machine_has_no_memory_for_are_refused() -> None:
+    """F64"""
     with pytest.raises(UsageError, match=r"map-sizes take .* MiB at once, more than half"):
         MapSizes(backends=1 << 26).problems(4 * GIB, 4)

@@ -50,7 +50,7 @@ def test_uncontested_frontends_are_owned() -> None:
 
 
 def test_oldest_service_wins_whatever_the_order() -> None:
-    """R88"""
+    """F26, R88"""
     old = sharing("b", "2023-01-01T00:00:00Z")
     young = sharing("a", "2024-01-01T00:00:00Z")
     first, second = Claims(), Claims()
@@ -84,7 +84,7 @@ def test_unknown_age_counts_as_youngest() -> None:
 
 
 def test_winner_and_loser_are_named() -> None:
-    """R88"""
+    """F26, R88"""
     claims = Claims()
     claim(claims, sharing("a"))
     claim(claims, sharing("b"))

@@ -258,7 +258,7 @@ def test_services_deleted_while_the_agent_was_down_vanish_at_the_first_audit() -
 
 @pytest.mark.parametrize("entries", range(30))
 def test_a_restart_after_any_entry_of_a_plan_converges(entries: int) -> None:
-    """R128: killed in the middle of an update that moves slots and hands a VIP over."""
+    """F38, R128: killed in the middle of an update that moves slots and hands a VIP over."""
     old = (
         service_port("a", [1, external(1)], [1, 2], created="2025-01-01"),
         service_port("b", [2, external(1)], [3, 4], created="2025-02-01"),

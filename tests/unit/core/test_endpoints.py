@@ -64,7 +64,7 @@ def sets(*members: dict[str, Any], node: NodeView = NODE) -> tuple[str, str]:
 def test_slice_port_joins_by_name_and_protocol(
     slice_port: dict[str, Any], name: str, protocol: str, is_joined: bool
 ) -> None:
-    """R11, R12"""
+    """F24, R11, R12"""
     found = port(endpoint_slice("10.0.0.1", ports=[slice_port]), name=name, protocol=protocol)
 
     assert places(found) == (["10.0.0.1:1"] if is_joined else [])
@@ -72,7 +72,7 @@ def test_slice_port_joins_by_name_and_protocol(
 
 @pytest.mark.parametrize("number", [None, 0, 65536, -1])
 def test_port_without_usable_number_leaves_its_siblings_alone(number: int | None) -> None:
-    """R12"""
+    """F24, R12"""
     odd = endpoint_slice(
         "10.0.0.1", ports=[{"name": "a", "port": number}, {"name": "b", "port": 2}]
     )
@@ -100,7 +100,7 @@ def test_invalid_slice_port_is_reported(slice_port: dict[str, Any], message: str
 
 
 def test_one_name_may_stand_for_different_numbers() -> None:
-    """R13: also for one address."""
+    """F24, R13: also for one address."""
     found = port(
         endpoint_slice("10.0.0.1", "10.0.0.2", name="s1", ports=[{"name": "", "port": 81}]),
         endpoint_slice("10.0.0.1", name="s2", ports=[{"name": "", "port": 80}]),
@@ -114,7 +114,7 @@ def test_one_name_may_stand_for_different_numbers() -> None:
 
 
 def test_duplicate_gets_no_larger_share() -> None:
-    """R17"""
+    """F20, F29, R17"""
     found = port(
         endpoint_slice("10.0.0.1", "10.0.0.2", name="s1"),
         endpoint_slice("10.0.0.2", "10.0.0.3", name="s2"),
@@ -158,7 +158,7 @@ R, S, C, L, N, T = (
 def test_two_entries_for_one_place_are_resolved_whatever_their_order(
     one: dict[str, Any], other: dict[str, Any], flags: BackendFlag | None
 ) -> None:
-    """R18, R21"""
+    """F20, F21, R18, R21"""
     for first, second in ((one, other), (other, one)):
         found = port(endpoint_slice(first, name="s1"), endpoint_slice(second, name="s2"))
 
@@ -174,7 +174,7 @@ def test_only_the_first_address_is_used() -> None:
 
 
 def test_families_have_their_own_slices() -> None:
-    """R20, R117"""
+    """F25, R20, R117"""
     slices = (
         endpoint_slice("10.0.0.1", name="s4"),
         endpoint_slice("2001:db8::1", name="s6", family="IPv6"),
@@ -275,7 +275,7 @@ USABILITY = [
 def test_conditions_decide_usability(
     ready: bool | None, serving: bool | None, terminating: bool | None, flags: BackendFlag | None
 ) -> None:
-    """R26, R27, R30, R31, R110"""
+    """F23, R26, R27, R30, R31, R110"""
     conditions = {"ready": ready, "serving": serving, "terminating": terminating}
 
     found = port(endpoint_slice(endpoint("10.0.0.1", node="n1", **conditions)))
@@ -288,7 +288,7 @@ GOING = {"ready": False, "serving": True, "terminating": True}
 
 
 def test_terminating_endpoints_are_used_only_while_nobody_is_ready() -> None:
-    """R28"""
+    """F23, R28"""
     going = endpoint("10.0.0.1", **GOING)
     unready = endpoint("10.0.0.3", ready=False)
 
@@ -298,7 +298,7 @@ def test_terminating_endpoints_are_used_only_while_nobody_is_ready() -> None:
 
 
 def test_local_set_falls_back_though_ready_endpoints_exist_elsewhere() -> None:
-    """R29"""
+    """F23, R29"""
     going_here = endpoint("10.0.0.1", node="n1", **GOING)
     ready_elsewhere = endpoint("10.0.0.2", node="n2")
 
@@ -454,7 +454,7 @@ def test_every_backend_is_sorted_unique_allowed_and_consistently_flagged(
 
 
 def test_thousands_of_endpoints_in_several_slices_are_all_there() -> None:
-    """R132"""
+    """F22, R132"""
     slices = [
         endpoint_slice(
             *(f"10.1.{s * 4 + i // 250}.{i % 250 + 1}" for i in range(1000)), name=f"s{s}"

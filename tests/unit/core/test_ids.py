@@ -42,6 +42,7 @@ def test_the_longest_unused_id_comes_first() -> None:
 
 
 def test_too_many_ids_are_refused_and_none_is_taken() -> None:
+    """F35"""
     ids = pool(4)
 
     with pytest.raises(CapacityError, match="map backends is full: 4 entries needed, 3 free"):

@@ -19,7 +19,7 @@ def test_services_with_endpoints_were_served() -> None:
 
 
 def test_api_servers_are_those_behind_default_kubernetes() -> None:
-    """Not the addresses of another Service of that name, nor of other Services."""
+    """F3: not the addresses of another Service of that name, nor of other Services."""
     tables = ReadableTables()
     servers = (backend("192.0.2.2", port=6443), backend("192.0.2.1", port=6443))
     six = (backend("2001:db8::1", port=6443),)

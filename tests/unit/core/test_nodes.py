@@ -22,7 +22,7 @@ def texts(*addresses: str) -> tuple[bytes, ...]:
 
 
 def test_internal_address_is_primary_even_if_listed_last() -> None:
-    """R90: InternalIP before ExternalIP, one per family."""
+    """F30, R90: InternalIP before ExternalIP, one per family."""
     own = node(
         "n1",
         addresses=(
@@ -41,7 +41,7 @@ def test_internal_address_is_primary_even_if_listed_last() -> None:
 
 @pytest.mark.parametrize("nodes", [[], [node("n1", zone="a")], [node("n2")]])
 def test_interfaces_decide_while_the_node_object_has_no_address(nodes: list) -> None:
-    """R90: loopback and link-local addresses are never primary."""
+    """F30, R90: loopback and link-local addresses are never primary."""
     view = make_node_view("n1", nodes, LOCAL)
 
     assert view.own_addresses == texts("192.0.2.1", "2001:db8::1")

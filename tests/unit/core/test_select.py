@@ -241,7 +241,7 @@ def test_families_have_their_own_frontends_and_backends() -> None:
 
 
 def test_family_without_cluster_ip_does_not_exist() -> None:
-    """R116, R119: neither its external addresses nor its NodePorts."""
+    """F25, R116, R119: neither its external addresses nor its NodePorts."""
     item = service(
         type="NodePort", externalIPs=["2001:db8::1"], ports=[{"port": 80, "nodePort": 30080}]
     )

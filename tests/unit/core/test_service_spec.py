@@ -171,7 +171,7 @@ def test_protocols_have_their_own_numbers(ports: list[dict[str, Any]]) -> None:
 def test_headless_services_and_external_names_do_not_count(
     fields: dict[str, Any], is_served: bool
 ) -> None:
-    """R1"""
+    """F28, R1"""
     assert counts(service(**fields)) is is_served
 
 
@@ -203,7 +203,7 @@ DUAL = ["10.96.0.10", "fd00::10"]
     ],
 )
 def test_cluster_ip_of_each_family(fields: dict[str, Any], expected: list[tuple[int, str]]) -> None:
-    """R25, R116"""
+    """F25, R25, R116"""
     spec, wrong = check_spec(service(**fields))
 
     assert wrong == []

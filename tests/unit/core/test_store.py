@@ -23,7 +23,7 @@ def filled(*objects: ApiObject) -> Store:
 
 
 def test_slices_may_precede_their_service() -> None:
-    """R7"""
+    """F18, R7"""
     store = Store()
 
     early = store.upsert("a", endpoint_slice("10.0.0.1"))
@@ -35,7 +35,7 @@ def test_slices_may_precede_their_service() -> None:
 
 
 def test_service_of_another_proxy_does_not_exist() -> None:
-    """R2: whatever the label's value; adding it is a delete, removing it an add."""
+    """F28, R2: whatever the label's value; adding it is a delete, removing it an add."""
     store = filled(service())
 
     added = store.upsert("a", service(labels={PROXY_NAME_LABEL: ""}))
@@ -57,7 +57,7 @@ def test_change_of_a_service_of_another_proxy_concerns_nobody() -> None:
 
 
 def test_slice_with_the_headless_label_is_left_out_while_it_has_it() -> None:
-    """R3"""
+    """F28, R3"""
     plain, headless = endpoint_slice("10.0.0.1"), endpoint_slice(labels={HEADLESS_LABEL: ""})
     store = filled(plain)
 
@@ -112,7 +112,7 @@ def test_slices_come_in_the_order_of_their_names() -> None:
 
 
 def test_deleting_a_slice_leaves_the_others() -> None:
-    """R22"""
+    """F29, R22"""
     store = filled(endpoint_slice(name="web-1"), endpoint_slice(name="web-2"))
 
     changes = store.delete("a", "EndpointSlice", "default", "web-1")

@@ -50,6 +50,7 @@ def test_a_very_large_limit_is_not_taken_whole() -> None:
 
 
 def test_too_few_files_are_refused() -> None:
+    """F67"""
     assert limits_after(64, NEEDED - 1) == (
         f"at most {NEEDED - 1} files may be open, and {NEEDED} are needed: "
         "raise the limit (ulimit -Hn, LimitNOFILE)"

@@ -65,6 +65,8 @@ def test_metrics_server_has_kube_proxys_paths() -> None:
 
 
 def test_requests_are_small_and_read_only() -> None:
+    """F72"""
+
     async def scenario() -> None:
         async with serve_health("127.0.0.1:0", Health()) as port:
             assert await status(port, "/livez", method="POST") == 405
@@ -76,6 +78,7 @@ def test_requests_are_small_and_read_only() -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F72"""
     monkeypatch.setattr("vipbee.observe.listening._MAX_CONNECTIONS", 2)
 
     async def scenario() -> None:
@@ -90,6 +93,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silent_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F72"""
     monkeypatch.setattr("vipbee.observe.listening._CONNECTION_S", 0.05)
 
     async def scenario() -> None:

@@ -53,6 +53,7 @@ def page(metrics: AgentMetrics) -> dict[str, float]:
 
 
 def test_maps_say_how_full_they_are(tables: ReadableTables) -> None:
+    """F35"""
     samples = page(made(tables))
 
     assert samples['vipbee_map_entries{map="backends"}'] == 3

@@ -10,6 +10,7 @@ from vipbee.sources.sharing import share
 
 
 def test_equal_parts_of_endpoints_become_one_object() -> None:
+    """F22"""
     fields = {"ready": True, "node": "node-a", "zone": "z", "zones": ["z"], "nodes": ["node-a"]}
     item = endpoint_slice(*(endpoint(f"10.0.0.{n}", **dict(fields)) for n in (1, 2)))
     before = copy.deepcopy(item)

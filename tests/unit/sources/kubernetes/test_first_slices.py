@@ -65,6 +65,7 @@ def test_list_that_has_most_of_them_is_told() -> None:
 
 
 def test_list_without_them_is_not_told_and_reported_once() -> None:
+    """F17"""
     kind = first_slices()
 
     first, second = kind.listed(listing(0)), kind.listed(listing(0))
