@@ -166,7 +166,7 @@ enum reason {
 	REASON_REWRITE_FAILED = 26, /* the kernel refused to change the packet */
 	REASON_CLUSTER_IP_OUTSIDE = 27, /* ClusterIP dialled from outside, or forwarded (R42) */
 	REASON_ICMP_PASSED = 28, /* passed: ICMP error about a node address, maybe its own */
-	REASON_NODE_CONNECTION = 29, /* passed: TCP without SYN, older or a NodePort (R94) */
+	REASON_NODE_CONNECTION = 29, /* passed: the node's own, or older than its Service (R94) */
 	REASON_SNAT_MOVED = 30, /* translated: the client's source port was taken (D101) */
 	REASON_TWIN_REPAIRED = 31, /* translated: one half of a connection was rebuilt (D109) */
 	REASON_UNALLOCATED = 32, /* address of a ServiceCIDR that no Service has (R38) */
@@ -363,7 +363,7 @@ struct flow_tuple {
 enum conntrack_flag {
 	CONNTRACK_SOURCE_NAT = 1, /* the backend sees another source address or port */
 	CONNTRACK_REDIRECT = 2, /* both directions bypass the stack (remote backend, hairpin) */
-	CONNTRACK_NODE_CLIENT = 4, /* the client is a program of this node */
+	CONNTRACK_NODE_CLIENT = 4, /* the client is a program of this node; no Service: D106 */
 	/* nat only: a connection that bypasses us has this tuple, `original` is its own (D85) */
 	CONNTRACK_DIRECT = 8,
 	/* kept in the zone its replies come in by; the client's packets come in by the other */
@@ -417,6 +417,14 @@ struct nat {
 	__u32 last_seen; /* refreshed at most once a second, by the client's packets */
 	__u8 flags; /* enum conntrack_flag */
 	__u8 pad[7];
+};
+
+#define PORT_MARKS 16384 /* words: all ports of TCP, then all of UDP */
+#define MARKS_PER_WORD 8
+
+/* Source ports, by what a socket of this node on them may meet. */
+struct port_marks {
+	__u8 of[MARKS_PER_WORD]; /* enum port_mark of port_marks.h, or 0 */
 };
 
 /* What a sweep did with an element, as the iterators of sweep.bpf.c print it: a byte each. */

@@ -131,6 +131,8 @@ static __always_inline int keeps_backend(const struct conntrack *ct, const struc
 	if (tcp &&
 	    (ct->client_seen & SEEN_PACKET || (!is_clean_syn(p) && ct->backend_seen & SEEN_SYN)))
 		return 1;
+	if (!ct->service_id) /* the node's own, to no Service (D106) */
+		return 1;
 	return take_known_backend(ct->backend_id, ct->generation, ct->service_id,
 				  tcp ? 0 : BACKEND_SERVING, &ignored);
 }

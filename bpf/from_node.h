@@ -28,6 +28,9 @@
 #include "refuse.h"
 #include "to_node.h"
 
+/* In tc_index: meets uplink_out again where it is sent, and is right as it is. */
+#define SENT_FROM_NODE 0x7662
+
 /* Too large for the stack; lives in struct draft. */
 struct node_work {
 	struct flow_tuple to;
@@ -57,6 +60,7 @@ static __always_inline int send_from_node(struct __sk_buff *ctx, const struct pa
 	case ROUTE_FOUND:
 		if (forget_route(ctx))
 			return dropped(REASON_REWRITE_FAILED);
+		ctx->tc_index = SENT_FROM_NODE;
 		return translate(ctx, p, l2, to, &work->route);
 	case ROUTE_TOO_BIG:
 		return too_big(ctx, p, &work->route);

@@ -263,6 +263,13 @@ struct {
 } nat_pod SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORT_MARKS);
+	__type(key, __u32);
+	__type(value, struct port_marks);
+} port_marks SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct fragment_key);

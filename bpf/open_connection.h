@@ -127,6 +127,15 @@ choose_path_from_node(struct __sk_buff *ctx, const struct packet *p, const struc
 	return verdict;
 }
 
+/* Has the node sent a datagram from this port to the one that sends now? See node_socket.h. */
+static __noinline int is_answer_to_node(enum zone zone, const struct packet *p)
+{
+	const struct nat *nat = bpf_map_lookup_elem(nat_map(zone, 0), &p->tuple);
+
+	return nat && nat->flags & CONNTRACK_DIRECT &&
+	       (__s32)(now_s() - nat->last_seen) <= (__s32)config.lifetime_udp_s;
+}
+
 /*
  * The tuple the packet gets, and both halves of the connection. `route` is filled for
  * VERDICT_REDIRECT and VERDICT_TOO_BIG.
@@ -143,6 +152,13 @@ static __noinline int open_connection(struct __sk_buff *ctx, const struct packet
 	__u32 key = 0;
 	int established;
 
+	/* not where the frontend is known: 5.10 would go through it in every attempt */
+	if (p->tuple.protocol == IPPROTO_UDP &&
+	    is_node_port_number(bpf_ntohs(p->tuple.destination_port)) &&
+	    is_answer_to_node(p->from_node ? ZONE_OUTSIDE : zone, p)) {
+		count_reason(REASON_NODE_CONNECTION);
+		return VERDICT_PASS;
+	}
 	verdict = choose_backend(p, zone, &choice, &dialled);
 	if (verdict != VERDICT_TRANSLATE)
 		return verdict;

@@ -15,6 +15,7 @@
 #include "conntrack.h"
 #include "maps.h"
 #include "packet.h"
+#include "port_marks.h"
 
 /* 0.9^64: one in a thousand fails with nine tenths of the ports taken. */
 #define PORT_ATTEMPTS 64
@@ -133,6 +134,9 @@ static __noinline int try_port(struct __sk_buff *ctx, const struct packet *p, en
 	/* with SNAT the source is an address of this node, whose sockets come first */
 	if (draft->nat.flags & CONNTRACK_SOURCE_NAT && node_uses(ctx, p, reply))
 		return 0;
+	/* before it is taken: a socket that comes later looks at the mark first (D106) */
+	if (draft->nat.flags & CONNTRACK_REDIRECT)
+		mark_port(reply->protocol, reply->destination_port, PORT_GIVEN_OUT);
 	return !bpf_map_update_elem(nat_map(zone, 0), reply, &draft->nat, BPF_NOEXIST);
 }
 

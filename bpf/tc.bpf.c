@@ -28,6 +28,7 @@
 #include "from_node.h"
 #include "icmp_apply.h"
 #include "martian.h"
+#include "node_socket.h"
 #include "packet.h"
 #include "packet_apply.h"
 #include "service.h"
@@ -94,6 +95,20 @@ static __always_inline int enter(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	return verdict == TC_ACT_UNSPEC ? passed(ctx, &p) : verdict;
 }
 
+/* Of a backend to its client, or of a socket of the node that must not be taken for one. */
+static __always_inline int leave_known(struct __sk_buff *ctx, struct packet *p, __u32 l2,
+				       enum zone zone)
+{
+	int verdict;
+
+	if (may_share_port(ctx, p) && set_aside(p)) {
+		verdict = from_node_socket(ctx, zone);
+		if (verdict != NOT_CONCERNED)
+			return verdict;
+	}
+	return from_backend(ctx, p, l2, zone, 0);
+}
+
 static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2)
 {
 	struct packet *aside;
@@ -115,7 +130,7 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 	if (zone == ZONE_OUTSIDE && is_unallocated(&p.tuple.destination))
 		return dropped(REASON_UNALLOCATED);
 	if (p.fragment == LATER_FRAGMENT)
-		return recall_fragment(&p) ? from_backend(ctx, &p, l2, zone, 0) : TC_ACT_UNSPEC;
+		return recall_fragment(&p) ? leave_known(ctx, &p, l2, zone) : TC_ACT_UNSPEC;
 	parsed = parse_l4(ctx, &p);
 	if (parsed == PARSED_ICMP && is_icmp_error(&p)) {
 		aside = set_aside(&p);
@@ -129,7 +144,7 @@ static __always_inline int leave(struct __sk_buff *ctx, enum zone zone, __u32 l2
 		aside = set_aside(&p);
 		return aside && is_own(aside) ? from_node(ctx, aside, l2) : TC_ACT_UNSPEC;
 	}
-	return from_backend(ctx, &p, l2, zone, 0);
+	return leave_known(ctx, &p, l2, zone);
 }
 
 SEC("tc")

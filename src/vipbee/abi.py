@@ -56,6 +56,7 @@ class MapName(StrEnum):
     CONNTRACK_POD = "conntrack_pod"
     NAT_NEW_POD = "nat_new_pod"
     NAT_POD = "nat_pod"
+    PORT_MARKS = "port_marks"
     FRAGMENTS = "fragments"
     EARLY_FRAGMENTS = "early_fragments"
     FRAGMENT_DRAFTS = "fragment_drafts"

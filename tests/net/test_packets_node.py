@@ -8,11 +8,13 @@ client outside, which sees every packet that should not have left.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.packet_lab import (
+    WHOAMI,
     ask,
     ask_until,
     balancer_ip,
@@ -99,3 +101,72 @@ def test_refusals_reach_programs_of_the_node(lab: Lab, protocol: str, family: in
     ):
         with pytest.raises(ConnectionRefusedError):
             ask(node, protocol, address, port)
+
+
+@FAMILIES
+@PROTOCOLS
+def test_d106_a_socket_on_a_port_that_snat_has_talks_to_the_same_backend(
+    lab: Lab, protocol: str, family: int
+) -> None:
+    """D106: a client outside was there first; both are answered, and the client stays."""
+    node, client = lab.node("node-1"), lab.client
+    frontend = (node.address(family), node_port("host", "echo"))
+    peer = (lab.node("node-3").address(family), 7000)
+
+    with client.inside(lambda: dialled(protocol, frontend)) as outer:
+        _, shown = whoami(outer)
+        with node.inside(lambda: dialled(protocol, peer, local=shown)) as own:
+            server, seen = whoami(own)
+
+            assert (server, own.getsockname()[:2]) == ("host-3", shown)
+            assert seen[0] == shown[0]
+            assert seen[1] != shown[1]
+            assert [whoami(outer), whoami(own)] == [("host-3", shown), (server, seen)]
+
+
+@FAMILIES
+def test_r94_an_answer_to_a_datagram_from_a_nodeport_number_is_the_socket_s(
+    lab: Lab, family: int
+) -> None:
+    """R94: a socket of the node that was bound there asks a server outside."""
+    node, client = lab.node("node-1"), lab.client
+    local = (node.address(family), node_port("host", "echo-udp"))
+
+    with client.inside(lambda: bound((client.address(family), 0))) as server:
+        there = server.getsockname()[:2]
+        with node.inside(lambda: dialled("UDP", there, local=local)) as own:
+            own.sendall(b"question")
+            question, asker = server.recvfrom(100)
+            server.sendto(b"answer", asker)
+
+            assert (question, asker[:2], own.recv(100)) == (b"question", local, b"answer")
+    stranger = ask(client, "UDP", *local)
+    assert stranger.server == "host-3"
+
+
+def dialled(
+    protocol: str, address: tuple[str, int], *, local: tuple[str, int] | None = None
+) -> socket.socket:
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    dialling = socket.socket(family, kind)
+    dialling.settimeout(5)
+    if local is not None:
+        dialling.bind(local)
+    dialling.connect(address)
+    return dialling
+
+
+def bound(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    waiting = socket.socket(family, socket.SOCK_DGRAM)
+    waiting.settimeout(5)
+    waiting.bind(address)
+    return waiting
+
+
+def whoami(connected: socket.socket) -> tuple[str, tuple[str, int]]:
+    """Who answers, and the client that it sees."""
+    connected.sendall(WHOAMI)
+    server, address, port = connected.recv(100).decode().split()
+    return server, (address, int(port))

@@ -40,7 +40,7 @@ from vipbee.datapath.programs import PACKET_PROGRAMS
 _LIBC = c.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _TEST_RUN = 10
-_SK_BUFF_SIZE, _IFINDEX_AT, _GSO_SIZE_AT = 192, 40, 176
+_SK_BUFF_SIZE, _CAME_IN_AT, _IFINDEX_AT, _GSO_SIZE_AT = 192, 36, 40, 176
 _CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 _BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _SYSCALL = _LIBC.syscall
@@ -104,18 +104,27 @@ class Bench:
         self.tables.program(self.model.world)
         self._reasons_raw = self._fetch_reasons().copy()
 
-    def send(self, hook: Hook, device: str, frame: bytes) -> Outcome:
-        """Through both; the rule that the outcome falls under."""
-        observed = self.run(hook, device, frame)
+    def send(self, hook: Hook, device: str, frame: bytes, *, own: bool = False) -> Outcome:
+        """Through both; the rule that the outcome falls under. `own`: see `TestRunner`."""
+        observed = self.run(hook, device, frame, own=own)
+        ifindex = self.ifindexes[device]
         try:
-            return self.model.step(hook, self.ifindexes[device], frame, self.now, observed)
+            return self.model.step(hook, ifindex, frame, self.now, observed, own=own)
         except DisagreementError as error:
             raise DisagreementError(f"{hook} {device} {frame.hex()}\n{error}") from None
 
-    def run(self, hook: Hook, device: str, frame: bytes, *, summed: bool = False) -> Observed:
-        """Through the C alone. `summed`: see `TestRunner`."""
+    def run(
+        self,
+        hook: Hook,
+        device: str,
+        frame: bytes,
+        *,
+        summed: bool = False,
+        own: bool = False,
+    ) -> Observed:
+        """Through the C alone. `summed`, `own`: see `TestRunner`."""
         ran = self._runner.run(
-            self._program_fds[hook], frame, self.ifindexes[device], summed=summed
+            self._program_fds[hook], frame, self.ifindexes[device], summed=summed, own=own
         )
         return Observed(_ACTIONS[ran.code], ran.frame, self._moved_reasons())
 
@@ -178,13 +187,16 @@ class TestRunner:
         *,
         gso_size: int = 0,
         summed: bool = False,
+        own: bool = False,
     ) -> Run:
         """Raises OSError where the kernel refuses the frame.
 
+        `own`: of a socket of this node; else it came in by a device.
         `summed`: as from a card that sums what it receives (CHECKSUM_COMPLETE); EBADMSG if the
         sum that the program leaves is not the packet's. Linux 6.11.
         """
         c.memmove(self._in, frame, len(frame))
+        struct.pack_into("=I", self._context, _CAME_IN_AT, 0 if own else ifindex)
         struct.pack_into("=I", self._context, _IFINDEX_AT, ifindex)
         struct.pack_into("=I", self._context, _GSO_SIZE_AT, gso_size)
         self._layout.pack_into(

@@ -34,6 +34,7 @@ PACKET_MAPS = tuple(
         MapName.CONNTRACK_POD,
         MapName.NAT_NEW_POD,
         MapName.NAT_POD,
+        MapName.PORT_MARKS,
         MapName.FRAGMENTS,
         MapName.EARLY_FRAGMENTS,
         MapName.FRAGMENT_DRAFTS,
@@ -48,6 +49,7 @@ _UNSIZED_PACKET_MAPS = {
     MapName.SERVICE_CIDRS,
     MapName.EARLY_FRAGMENTS,
     MapName.FRAGMENT_DRAFTS,
+    MapName.PORT_MARKS,
     MapName.REFUSAL_BUDGETS,
     MapName.DRAFTS,
 }

@@ -15,6 +15,7 @@ from tests.support.packet_model.connect import Connecting
 from tests.support.packet_model.decide import is_clean_syn
 from tests.support.packet_model.errors import Errors
 from tests.support.packet_model.node import NodeClients
+from tests.support.packet_model.node_sockets import NodeSockets
 from tests.support.packet_model.outcome import (
     Action,
     Alternative,
@@ -70,6 +71,7 @@ class Model:
         self.connecting = Connecting(self.state, self.translating)
         self.errors = Errors(self.state, self.translating)
         self.node = NodeClients(self.state, self.translating, self.connecting)
+        self.node_sockets = NodeSockets(self.state, self.translating, self.connecting)
 
     @property
     def world(self) -> World:
@@ -83,11 +85,21 @@ class Model:
         self.state.world = self.state.tracker.world = world
 
     def step(
-        self, hook: Hook, ifindex: int, frame: bytes, now: int, observed: Observed | None = None
+        self,
+        hook: Hook,
+        ifindex: int,
+        frame: bytes,
+        now: int,
+        observed: Observed | None = None,
+        *,
+        own: bool = False,
     ) -> Outcome:
-        """Without `observed` take the preferred outcome; raises DisagreementError otherwise."""
+        """Without `observed` take the preferred outcome; raises DisagreementError otherwise.
+
+        `own`: of a socket of the node, not forwarded.
+        """
         has_ethernet = self.world.devices[ifindex].has_ethernet
-        alternatives = self.alternatives(hook, ifindex, frame, now)
+        alternatives = self.alternatives(hook, ifindex, frame, now, own=own)
         if observed is None:
             outcome, commit = alternatives[0].run(self.chooser)
             commit()
@@ -95,11 +107,18 @@ class Model:
         return _follow(alternatives, observed, frame, has_ethernet=has_ethernet)
 
     def alternatives(
-        self, hook: Hook, ifindex: int, frame: bytes, now: int
+        self, hook: Hook, ifindex: int, frame: bytes, now: int, *, own: bool = False
     ) -> tuple[Alternative, ...]:
         """Everything the rules accept here, preferred first. Changes nothing yet."""
         device = self.world.devices[ifindex]
-        at = At(hook.zone, ifindex, now, device.has_ethernet, is_out=not hook.is_inbound)
+        at = At(
+            hook.zone,
+            ifindex,
+            now,
+            device.has_ethernet,
+            is_out=not hook.is_inbound,
+            is_own=own,
+        )
         packet = parse(
             frame,
             has_ethernet=device.has_ethernet,
@@ -175,7 +194,9 @@ class Model:
             if flow.may_be_closed and not flow.is_closed and is_clean_syn(packet):
                 return (*follows, *self.connecting.new(packet, at, replaces=flow))
             return follows
-        return self.connecting.new(packet, at, replaces=flow)
+        return self.node_sockets.answer(packet, at) or self.connecting.new(
+            packet, at, replaces=flow
+        )
 
     def _backward(self, flow: Flow, packet: Packet, at: At) -> tuple[Alternative, ...]:
         if flow.is_nodes:
@@ -230,7 +251,7 @@ class Model:
 
     def _outbound(self, packet: Packet, at: At) -> tuple[Alternative, ...]:
         if self.node.concerns(packet, at):
-            return self.node.out(packet, at)
+            return self.node_sockets.answer(packet, at) or self.node.out(packet, at)
         if packet.is_icmp and not packet.is_later_fragment:
             return self.errors.icmp_out(packet, at)
         if packet.protocol not in (TCP, UDP) or packet.defect is not None:
@@ -241,6 +262,8 @@ class Model:
             if known is None or (packet.protocol == TCP and packet.fragment.offset < 20):
                 return (passed("nothing of ours"), dropped("D27", Reason.FRAGMENT_TINY))
             packet = packet.with_ports(*known)
+        if at.is_own and (found := self.node_sockets.out(packet, at)):
+            return found
         flow = self._flow_of(packet, at, inbound=False)
         if flow is None:
             return (self._direct(packet, at),)

@@ -27,6 +27,7 @@ class At:
     now: int
     has_ethernet: bool
     is_out: bool = False  # leaving: so the sender is this node
+    is_own: bool = False  # of a socket of the node, not forwarded
 
 
 class Translating:
