@@ -70,7 +70,13 @@ PROTECTIONS = [
     Protection(
         "D146",
         hostile.a_connection_of_the_node_s_is_taken_part_in,
-        (("conntrack.h", "return (ct->flags & CONNTRACK_NODE_CLIENT) == whose;", "return 1;"),),
+        (
+            (
+                "conntrack.h",
+                "return (ct->flags & (CONNTRACK_NODE_CLIENT | CONNTRACK_CROSSING)) == whose;",
+                "return 1;",
+            ),
+        ),
         Reason.MARTIAN,
     ),
     Protection(
