@@ -27,7 +27,9 @@ from tests.support.stacks import (
 )
 from vipbee.abi import MapName
 from vipbee.core.plan import Op
+from vipbee.datapath.netns_cookie import netns_cookie
 from vipbee.model import Backend, Frontend, ServicePort
+from vipbee.observe.affinity_clients import client_name
 
 TIMEOUT_S = 10800
 ENOUGH = 20
@@ -94,6 +96,19 @@ def test_client_sticks_to_its_backend(hooked: Hooked, spelling: Stack, protocol:
 
     assert len(names) == 1
     assert hooked.counters("web")["affinity_hits"] == 2 * ENOUGH - 1
+
+
+def test_the_list_names_the_network_namespace_by_its_cookie(hooked: Hooked, stack: Stack) -> None:
+    """R62: as SO_NETNS_COOKIE and BPF programs know it."""
+    hooked.program_only(sticky(stack, stack.backends))
+
+    with dialogue(hooked, chooser(stack)) as choose:
+        choose(stack.vip(10), 80, TCP, 1)
+
+    assert hooked.tables is not None
+    keys, _ = hooked.tables.read_hash(MapName.AFFINITY)
+    names = {client_name(key["client_kind"], key["client"].tobytes()) for key in keys}
+    assert f"netns:{hooked.run(netns_cookie)}" in names
 
 
 def test_frontends_of_a_service_port_share_it(hooked: Hooked, stack: Stack) -> None:

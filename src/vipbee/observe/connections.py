@@ -27,11 +27,12 @@ import numpy as np
 from msgspec import Struct
 
 from vipbee.abi import AffinityClient, ConntrackFlag, MapName
-from vipbee.address import family_of, format_address, format_endpoint, parse_address
+from vipbee.address import family_of, format_endpoint, parse_address
 from vipbee.core.connection_age import STATE_NAMES, ages_s, remaining_s, states
 from vipbee.core.lifetimes import Lifetimes
 from vipbee.core.snapshot import Records, Snapshot
 from vipbee.errors import UsageError
+from vipbee.observe.affinity_clients import client_name
 from vipbee.observe.readings import text
 from vipbee.observe.services import EVERYTHING, Wanted
 
@@ -198,7 +199,7 @@ def affinities(reader: ConnectionReader, wanted: Filter, now_ns: int) -> Iterato
                 continue
             yield AffinityView(
                 **names.of(service_id),
-                client=_affinity_client(keys[row]),
+                client=client_name(keys[row]["client_kind"], keys[row]["client"].tobytes()),
                 backend=_backend(snapshot, values[row]),
                 idle_seconds=idle_s,
                 remaining_seconds=remaining,
@@ -285,12 +286,6 @@ def _endpoints(records: Records, member: str) -> list[str]:
 
 def _raw(addresses: Records) -> Records:
     return np.ascontiguousarray(addresses).view(np.uint8).reshape(-1, 16)
-
-
-def _affinity_client(key: np.void) -> str:
-    if key["client_kind"] == AffinityClient.NETNS:
-        return f"netns:{int.from_bytes(key['client'].tobytes()[:8], 'little')}"
-    return format_address(key["client"].tobytes())
 
 
 def _backend(snapshot: Snapshot, value: np.void) -> str | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vipbee.abi import AddressFlag, AffinityClient, FrontendKind, Reason
+from vipbee.observe.affinity_clients import netns_key
 from vipbee.observe.explain.choice import Client, choose, say_policy
 from vipbee.observe.explain.frontends import describe, find_for_socket, why_none
 from vipbee.observe.explain.lookups import Lookups
@@ -83,9 +84,7 @@ def _client(sender: Sender, lookups: Lookups) -> Client:
     cookie = lookups.settings.node_netns_cookie
     if sender.role is not Role.NODE or not cookie:
         return Client(AffinityClient.NETNS, None, "network namespace")
-    # two native words, high one first: see pick_backend()
-    words = (cookie >> 32).to_bytes(4, "little") + (cookie & 0xFFFFFFFF).to_bytes(4, "little")
-    return Client(AffinityClient.NETNS, words + bytes(8), "network namespace, here the node's")
+    return Client(AffinityClient.NETNS, netns_key(cookie), "network namespace, here the node's")
 
 
 def _no_frontend(story: Story, question: Question, lookups: Lookups) -> AnswerView:
