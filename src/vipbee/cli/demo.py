@@ -28,8 +28,8 @@ TOPOLOGIES = (
 def demo(
     fast: Annotated[bool, typer.Option("--fast", help="Without pauses for reading.")] = False,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the lab, if two run side by side.")
-    ] = None,
+        str, typer.Option("--name", help="Name of the lab, if two run side by side.")
+    ] = "show",  # not that of examples/lab.yaml, which somebody may have up
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Watch real programs reach real servers through Services.

@@ -124,6 +124,8 @@ class StateFileSource:
         reason = f"{self._path} {what or f'cannot be read: {error.strerror}'}"
         if was_there:
             reason += "; the last good state stays in force"
+        elif not self._is_synced:
+            reason += "; waiting for it"
         if reason != self._listing_failure:
             self._listing_failure = reason
             events.append(Failed(str(self._path), SourceError(reason)))

@@ -172,7 +172,9 @@ def test_a_file_that_is_not_there_yet_is_not_synced(tmp_path: Path) -> None:
     path = tmp_path / "state.yaml"
     source = source_of(path)
 
-    assert shown(source.poll()) == [f"failed {path} cannot be read: No such file or directory"]
+    assert shown(source.poll()) == [
+        f"failed {path} cannot be read: No such file or directory; waiting for it"
+    ]
 
     path.write_text(nodes("a"))
     assert shown(source.poll()) == [("state.yaml", "a"), "synced"]
