@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
@@ -178,6 +179,22 @@ def endpoint_slice(name: str, *addresses: str) -> dict[str, Any]:
         "ports": [{"name": "", "port": 8080}],
         "endpoints": [{"addresses": [address]} for address in addresses or ("10.244.0.1",)],
     }
+
+
+def watched(server: ApiServer) -> list[str]:
+    """Versions from which Services were watched."""
+    watches = [r for r in server.requests if r[:2] == ("watch", "services")]
+    return [request.query["resourceVersion"] for request in watches]
+
+
+def line(kind: str, item: object) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+
+
+def versioned(item: dict, version: str = "1004") -> dict:  # type: ignore[type-arg]
+    item["metadata"]["resourceVersion"] = version
+    item["metadata"].setdefault("namespace", "default")
+    return item
 
 
 def _key(item: ApiObject) -> tuple[str, str]:
