@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.explaining import Foreteller, Happened, Sent, complaint, what_happens
 from tests.support.packet_bench import Bench
+from tests.support.packet_model.generate import Segment
 from tests.support.packet_model.lab import (
     ANY,
     BY_FAMILY,
@@ -33,6 +34,7 @@ from tests.support.packet_model.lab import (
     dialled,
 )
 from tests.support.packet_model.model import Hook
+from tests.support.packet_model.outcome import Action
 from tests.support.packet_model.program import mapped
 from tests.support.packet_model.wire import TCP, UDP, Endpoint
 from tests.support.packet_model.world import packed
@@ -169,6 +171,53 @@ def test_every_packet_fares_as_foretold(
             (Verdict.REFUSE, Reason.NO_ENDPOINT),
         }
     assert verdicts == expected
+
+
+def test_an_answer_to_the_node_is_foretold(
+    world: Bench, foreteller: Foreteller, family: Addresses
+) -> None:
+    """R94: to a datagram that the node sent from the number of a NodePort."""
+    own, peer = Endpoint(packed(family.node), ANY.node_port), at(family.client, 5000)
+    world.send(Hook.UPLINK_OUT, "up0", Segment(own, peer, UDP).frame(), own=True)
+
+    answer = check(world, foreteller, Sent(Hook.UPLINK_IN, "up0", peer, own, UDP, by="up0"))
+    other = replace(peer, port=5001)
+    stranger = check(world, foreteller, Sent(Hook.UPLINK_IN, "up0", other, own, UDP, by="up0"))
+
+    assert (answer.verdict, answer.reason) == (Verdict.PASS, Reason.NODE_CONNECTION)
+    assert stranger.verdict is Verdict.TRANSLATE
+
+
+@pytest.fixture(scope="module")
+def masquerading_bench(as_root: None) -> Iterator[Bench]:
+    with Bench.up(refusals_per_second=1 << 30, masquerade_all=1, cluster_ip_from_outside=1) as up:
+        yield up
+
+
+def test_masqueraded_packets_fare_as_foretold(
+    masquerading_bench: Bench, family: Addresses, protocol: int
+) -> None:
+    """R56: from pods and from outside; first and later packets of a connection."""
+    bench = masquerading_bench
+    bench.reset()
+    bench.model.world.masquerade_all = bench.model.world.cluster_ip_from_outside = True
+    clients = [
+        ("up0", Hook.UPLINK_IN, family.client),
+        ("up1", Hook.UPLINK_IN, family.other_client),
+        ("pod0", Hook.POD_IN, family.pods[0]),
+        ("pod1", Hook.POD_IN, family.pods[1]),
+        ("pod0", Hook.POD_IN, family.node),
+    ]
+    actions = set()
+    with Foreteller(bench) as foreteller:
+        for case, (device, hook, text) in itertools.product(CASES, clients):
+            to = dialled(family, case, FrontendKind.CLUSTER_IP, protocol)
+            sent = Sent(hook, device, at(text), to, protocol, by=device)
+            first, second = check(bench, foreteller, sent), check(bench, foreteller, sent)
+            actions |= {(each.verdict, each.action) for each in (first, second)}
+
+    # a program of this node, and everybody else
+    assert {(Verdict.TRANSLATE, Action.PASS), (Verdict.TRANSLATE, Action.REDIRECT)} <= actions
 
 
 @pytest.mark.parametrize("kind", list(FrontendKind), ids=lambda kind: kind.label)

@@ -179,7 +179,8 @@ class Lookups:
         for name in (MapName(f"nat_{zone}"), MapName(f"nat_new_{zone}")):
             value = self._get(name, key)
             if value is not None:
-                numbers = (int(value[m]) for m in ("backend_id", "generation", "flags"))
+                members = ("backend_id", "generation", "flags", "last_seen")
+                numbers = (int(value[member]) for member in members)
                 return ReverseHalf(zone, _flow(value["original"]), *numbers)
         return None
 

@@ -5,7 +5,7 @@ and from_node(), in their order. What opens a connection is in opening.py.
 
 from __future__ import annotations
 
-from vipbee.abi import AddressFlag, Reason
+from vipbee.abi import AddressFlag, ConntrackFlag, Reason
 from vipbee.address import format_address, format_endpoint
 from vipbee.observe.explain import tracked
 from vipbee.observe.explain.addresses import is_loopback
@@ -126,10 +126,17 @@ def _from_client(story: Story, question: Question, sender: Sender, lookups: Look
     if flow is None:
         story.say(Step.CONNECTION, "without a port of the sender: taken to begin a connection")
         return open_connection(story, question, sender, lookups)
-    zones = ("outside", "pod") if sender.role is Role.NODE else (sender.zone,)
-    followed = tracked.follow(lookups, zones, flow, is_first=question.is_first)
+    followed = _follow(flow, question, sender, lookups)
+    if followed is not None and followed.is_foreign:
+        says = "dropped: a connection of these addresses is known, and its client is met elsewhere"
+        return story.drops(Reason.MARTIAN, says)
     if followed is None:
         story.say(Step.CONNECTION, f"none is known from port {flow.source_port}")
+        zone = "outside" if sender.role is Role.NODE else sender.zone
+        is_number = lookups.settings.is_node_port_number(question.port)
+        if is_number and tracked.answers_the_node(lookups, zone, flow):
+            says = "passes untouched: it answers a datagram that this node sent from there"
+            return story.passes(says, "R94", reason=Reason.NODE_CONNECTION)
         return open_connection(story, question, sender, lookups)
     view = tracked.view_of(followed.connection, lookups)
     story.notes(view)
@@ -141,6 +148,28 @@ def _from_client(story: Story, question: Question, sender: Sender, lookups: Look
     story.say(Step.CONNECTION, known, "R34" if question.protocol == TCP else "R110")
     candidate = tracked.candidate_of(followed.connection, lookups)
     return story.translates([candidate], "follows its connection, whatever the tables say now")
+
+
+def _follow(
+    flow: Flow, question: Question, sender: Sender, lookups: Lookups
+) -> tracked.Followed | None:
+    """`from_client()` and `from_node()`; masquerading may keep it in the other zone (R56)."""
+    first = question.is_first
+    zones = ("outside", "pod")
+    if sender.role is Role.NODE:
+        whose = ConntrackFlag.NODE_CLIENT
+        found = tracked.follow(lookups, zones, flow, is_first=first, whose=whose)
+        return None if found is not None and found.is_foreign else found
+    found = tracked.follow(lookups, (sender.zone,), flow, is_first=first)
+    if found is not None and (found.is_foreign or found.over is None):
+        return found
+    if lookups.address_flags(question.address) & AddressFlag.CLUSTER_IP:
+        others = [zone for zone in zones if zone != sender.zone]
+        whose = ConntrackFlag.CROSSING
+        crossing = tracked.follow(lookups, others, flow, is_first=first, whose=whose)
+        if crossing is not None and not crossing.is_foreign:
+            return crossing
+    return found
 
 
 def _reply(

@@ -35,6 +35,9 @@ def way_to(backend: Backend, sender: Sender, destination: bytes, lookups: Lookup
     assert sender.address is not None
     if sender.role is Role.NODE:
         return _from_node(backend, sender, destination, lookups)
+    is_hairpin = sender.role is Role.POD and backend.address == sender.address
+    if _is_masqueraded(destination, lookups) and not is_hairpin:
+        return _masqueraded(backend, sender, lookups)
     if sender.role is Role.POD:
         return _from_pod(backend, sender, lookups)
     if backend.is_on_node or _is_this_node(backend, lookups):
@@ -43,6 +46,22 @@ def way_to(backend: Backend, sender: Sender, destination: bytes, lookups: Lookup
     seen = _addresses(lookups, sender.address, is_pod=False)
     says = "to a backend elsewhere: sent by the route with the address of the device it leaves by"
     return Way(Path.REDIRECT, _distinct(seen), f"{says}, {_show(seen)}", ("R60",))
+
+
+def _is_masqueraded(destination: bytes, lookups: Lookups) -> bool:
+    """Do backends of this VIP see an address of the node, whoever asks? (R56)"""
+    is_cluster_ip = lookups.address_flags(destination) & AddressFlag.CLUSTER_IP
+    return bool(lookups.settings.masquerade_all and is_cluster_ip)
+
+
+def _masqueraded(backend: Backend, sender: Sender, lookups: Lookups) -> Way:
+    assert sender.address is not None
+    if _is_this_node(backend, lookups):
+        says = "to a program of this node: nothing leaves, so the source is kept"
+        return Way(Path.STACK, (sender.address,), says, ("R56",))
+    seen = _addresses(lookups, sender.address, is_pod=backend.is_on_node)
+    says = "masquerade-all: sent by the route with the address of the device it leaves by"
+    return Way(Path.REDIRECT, _distinct(seen), f"{says}, {_show(seen)}", ("R56",))
 
 
 def _from_pod(backend: Backend, sender: Sender, lookups: Lookups) -> Way:

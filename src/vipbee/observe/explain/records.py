@@ -154,6 +154,7 @@ class ReverseHalf(NamedTuple):
     backend_id: int
     generation: int
     flags: int
+    last_seen: int
 
     @property
     def is_redirected(self) -> bool:

@@ -18,6 +18,7 @@ class Settings(NamedTuple):
     packet_lb: bool = False
     has_set_retval: bool = True
     cluster_ip_from_outside: bool = False
+    masquerade_all: bool = False
     node_netns_cookie: int = 0  # 0: unknown
     node_ports: tuple[int, int] = (30000, 32767)
     lifetimes: Lifetimes = Lifetimes()
@@ -30,6 +31,7 @@ class Settings(NamedTuple):
             packet_lb=bool(config["packet_lb"]),
             has_set_retval=bool(config["has_set_retval"]),
             cluster_ip_from_outside=bool(config["cluster_ip_from_outside"]),
+            masquerade_all=bool(config["masquerade_all"]),
             node_netns_cookie=int(config["node_netns_cookie"]),
             node_ports=(int(config["node_port_first"]), int(config["node_port_last"])),
             lifetimes=Lifetimes.of(config),

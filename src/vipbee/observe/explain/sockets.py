@@ -40,7 +40,7 @@ def at_sockets(question: Question, sender: Sender, lookups: Lookups) -> AnswerVi
     if question.protocol == UDP:
         flow = "a socket that asked there before stays with its backend while that serves"
         story.say(Step.FLOW, flow, "R110")
-    left = _left_to_packets(frontend, lookups)
+    left = _left_to_packets(frontend, sender, lookups)
     if left:
         return story.passes(f"left to the packet layer: {left[0]}", left[1], left_to_packets=True)
     is_local = _uses_local_set(frontend)
@@ -68,10 +68,20 @@ def _uses_local_set(frontend: Frontend) -> bool:
     return frontend.kind == FrontendKind.CLUSTER_IP and frontend.is_policy_local
 
 
-def _left_to_packets(frontend: Frontend, lookups: Lookups) -> tuple[str, str] | None:
+def _left_to_packets(
+    frontend: Frontend, sender: Sender, lookups: Lookups
+) -> tuple[str, str] | None:
     """`is_left_to_packets()`: why, and the rule."""
     if not lookups.settings.packet_lb:
         return None
+    is_masqueraded = (
+        lookups.settings.masquerade_all
+        and frontend.kind == FrontendKind.CLUSTER_IP
+        and frontend.cluster.size
+        and sender.role is not Role.NODE
+    )
+    if is_masqueraded:
+        return "masquerade-all: only a packet can be given an address of the node", "R56"
     if frontend.has_source_ranges:
         return "only a packet's source can be compared with the source ranges", "R80"
     if _uses_local_set(frontend) and not frontend.local.size and frontend.cluster.size:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from vipbee.abi import BackendFlag, ConntrackFlag, ConntrackSeen
@@ -15,6 +16,8 @@ from vipbee.observe.explain.view import CandidateView, ConnectionView, Path
 from vipbee.observe.services import state_of
 
 _NS = 1_000_000_000
+_ANY_DEVICE = ConntrackFlag(0)
+_CLIENTS = ConntrackFlag.NODE_CLIENT | ConntrackFlag.CROSSING
 
 
 class Followed(NamedTuple):
@@ -22,19 +25,41 @@ class Followed(NamedTuple):
 
     connection: Connection
     over: str | None
+    is_foreign: bool = False  # its client is met elsewhere: who sends this has its address only
 
 
 def follow(
-    lookups: Lookups, zones: tuple[str, ...], flow: Flow, *, is_first: bool
+    lookups: Lookups,
+    zones: Sequence[str],
+    flow: Flow,
+    *,
+    is_first: bool,
+    whose: ConntrackFlag = _ANY_DEVICE,
 ) -> Followed | None:
-    """In the first zone whose connection is followed, else the first that knows it."""
+    """In the first zone whose connection is followed, else the first that knows it.
+
+    `whose`: `is_client_s()`, which clients are met where the packet is.
+    """
     found: list[Followed] = []
     for zone in zones:
         connection = lookups.connection(zone, flow)
-        if connection is not None:
-            over = _why_over(connection, lookups, is_first=is_first)
-            found.append(Followed(connection, over))
+        if connection is None:
+            continue
+        if _remaining_s(connection, lookups) >= 0 and connection.flags & _CLIENTS != whose:
+            found.append(Followed(connection, "it is of a client that is met elsewhere", True))
+            continue
+        over = _why_over(connection, lookups, is_first=is_first)
+        found.append(Followed(connection, over))
     return min(found, key=lambda each: each.over is not None, default=None)
+
+
+def answers_the_node(lookups: Lookups, zone: str, flow: Flow) -> bool:
+    """`is_answer_to_node()`: the node has sent a datagram from there to who sends this (R94)."""
+    half = lookups.reverse_half(zone, flow)
+    if half is None or not half.is_direct or flow.protocol == TCP:
+        return False
+    age_s = (lookups.now_ns // _NS - half.last_seen) & 0xFFFFFFFF
+    return age_s <= lookups.settings.lifetimes.udp_s
 
 
 def _why_over(connection: Connection, lookups: Lookups, *, is_first: bool) -> str | None:
