@@ -163,7 +163,7 @@ class Programming:
                 problem = Problem(event.source, str(event.error), is_error=True)
                 self._reconciler.fail(event.source, problem)
                 log.warning(
-                    "source unusable",
+                    "source unusable, last good state stays",
                     source=event.source,
                     reason=str(event.error),
                 )
