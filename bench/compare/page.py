@@ -96,6 +96,8 @@ def _lines(result: Result) -> Iterator[str]:
     for verdict in verdicts(result):
         yield f"| {verdict.figure} | {verdict.measured} | {verdict.target} | {verdict.outcome} |"
     yield ""
+    yield "What was tried where one is missed: [benchmark-results.md](benchmark-results.md)."
+    yield ""
     yield "## Tables"
     yield ""
     yield (
