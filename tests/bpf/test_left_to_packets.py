@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.bpf.test_refusal import WAYS, error_of, protocol_of, reasons_moved
 from tests.support.hooked import Hooked
+from tests.support.servers import TCP
 from tests.support.stacks import NODE_ADDRESSES, Stack, cluster_ip, external_ip, service_port
 from vipbee.abi import FrontendKind, Reason
 from vipbee.address import parse_address
@@ -88,3 +90,46 @@ def test_a_vip_with_source_ranges_is_left_alone(packets: Hooked, stack: Stack, w
 
     assert error_of(packets, stack, way, stack.external(10), 80) == errno.ENETUNREACH
     assert error_of(packets, stack, way, stack.vip(10), 80) == 0
+
+
+class Masqueraded(Packets):
+    """As with masquerade-all."""
+
+    def request(self, *, bind_protection: bool = False) -> LoadRequest:
+        request = super().request(bind_protection=bind_protection)
+        return dataclasses.replace(request, packet_constants={"masquerade_all": 1})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cluster_ips_are_left_alone_in_pods_where_they_are_masqueraded(
+    as_root: None, stack: Stack, way: str
+) -> None:
+    """R56: not other VIPs, and not for programs of the node, who show its address anyway."""
+    protocol = protocol_of(way)
+    with Masqueraded.up() as masqueraded:
+        masqueraded.serve()
+        masqueraded.program([], node_addresses=NODE_ADDRESSES)
+        frontends = [
+            cluster_ip(stack.vip(10), 80, protocol),
+            external_ip(stack.external(10), 80, protocol),
+        ]
+        port = service_port("all", frontends, stack.backends[:1], family=stack.family)
+        masqueraded.program_only(port)
+
+        assert error_of(masqueraded, stack, way, stack.vip(10), 80) == 0
+        assert error_of(masqueraded, stack, way, stack.external(10), 80) == 0
+        assert error_in_pod(masqueraded, stack, protocol, stack.external(10)) != errno.ENETUNREACH
+        assert error_in_pod(masqueraded, stack, protocol, stack.vip(10)) == errno.ENETUNREACH
+
+
+def error_in_pod(hooked: Hooked, stack: Stack, protocol: int, address: str) -> int:
+    """Of a connect in a namespace from which a way leads to the backend and none to VIPs."""
+    backend = stack.backends[0]
+
+    def client() -> int:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "addr", "add", backend, "dev", "lo"], check=True)
+        with stack.tcp() if protocol == TCP else stack.udp() as sock:
+            return sock.connect_ex(stack.at(address, 80))
+
+    return hooked.run(client, new_netns=True)
