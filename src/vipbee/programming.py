@@ -97,10 +97,10 @@ class Programming:
             self._observe_delays()
         self._health.set_node(self._reconciler.own_node())
         self._programmed()
+        self.tell_problems()
         # with every audit too: an agent that was killed may not have come this far
         if applied.backends_withdrawn or what == "audit":
             self._release_sockets()
-        self.tell_problems()
         if what == "audit":
             self._board.count_audit(repairs=applied.entries)
             self._metrics.repairs += applied.entries

@@ -213,7 +213,8 @@ def test_connection_that_kube_proxy_translated_lives_on(
     """R34. As long as somebody else uses NAT: here the kubelet's and the networks' rules."""
     address = rules.ADDRESSES[family]
     service = address["cluster_ip"]
-    netns.run(["ip", "address", "add", address["backend"], "dev", "lo"])
+    nodad = ["nodad"] if family == 6 else []  # a tentative address is no source of a route
+    netns.run(["ip", "address", "add", address["backend"], "dev", "lo", *nodad])
     netns.run(["ip", "route", "add", service, "dev", "lo", "src", address["backend"]])
     program = mode.replace("nftables", "iptables-nft").replace("ip", "ip6" if family == 6 else "ip")
     load(netns, program, rules.OTHERS)
